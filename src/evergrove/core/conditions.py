@@ -1,0 +1,108 @@
+"""What is asked of a generator: a set of categorical factors, each with a null entry for guidance.
+
+A *condition* is a mapping such as ``{"emotion": "happy", "hair": "bob"}``. A *vocabulary* turns it into one small
+integer per factor (0 is the null entry) and back. A device may *extend* a vocabulary by new values; old values keep
+their numbers for ever, so that an embedding row never changes its meaning.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+import msgspec
+
+from evergrove.core.errors import UnknownCondition, UsageError
+
+Condition = Mapping[str, str]
+Code = tuple[int, ...]
+"""A condition as numbers: one per factor in the vocabulary's order, 0 for 'not said'."""
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A hint for an error message: ``"; did you mean 'x'?"``, or what is known when nothing is near."""
+    match = get_close_matches(word, known, n=1, cutoff=0.5)
+    if match:
+        return f"; did you mean '{match[0]}'?"
+    return "; known: " + ", ".join(known[:40])
+
+
+class Factor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One categorical factor: its name and its values, of which value ``i`` has the number ``i + 1``."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The factors that a generator understands, in the order of its embedding tables."""
+
+    factors: tuple[Factor, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The factors' names, in order."""
+        return [f.name for f in self.factors]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many values each factor has, the null entry not counted."""
+        return tuple(len(f.values) for f in self.factors)
+
+    def encode(self, condition: Condition) -> Code:
+        """The numbers of a condition; factors that it does not name become 0.
+
+        Raises ``UnknownCondition``, which names the nearest known factor or value.
+        """
+        for name in condition:
+            if name not in self.names:
+                raise UnknownCondition(f"unknown factor '{name}'{nearest(name, self.names)}")
+        code = []
+        for factor in self.factors:
+            value = condition.get(factor.name)
+            if value is None:
+                code.append(0)
+            elif value in factor.values:
+                code.append(factor.values.index(value) + 1)
+            else:
+                raise UnknownCondition(f"unknown {factor.name} '{value}'{nearest(value, list(factor.values))}")
+        return tuple(code)
+
+    def decode(self, code: Code) -> dict[str, str]:
+        """The condition behind some numbers; null entries are left out."""
+        if len(code) != len(self.factors):
+            raise UsageError(f"a code of {len(code)} numbers for {len(self.factors)} factors")
+        return {f.name: f.values[i - 1] for f, i in zip(self.factors, code, strict=True) if i}
+
+    def extend(self, condition: Condition) -> "Vocabulary":
+        """A vocabulary that also knows every value of ``condition``; the factors stay as they are."""
+        for name in condition:
+            if name not in self.names:
+                raise UnknownCondition(f"unknown factor '{name}'{nearest(name, self.names)}")
+        return Vocabulary(
+            tuple(
+                Factor(f.name, (*f.values, condition[f.name]))
+                if f.name in condition and condition[f.name] not in f.values
+                else f
+                for f in self.factors
+            )
+        )
+
+    def added(self, base: "Vocabulary") -> tuple[tuple[int, int], ...]:
+        """The (factor index, value number) pairs that ``self`` knows and ``base`` does not, in order."""
+        return tuple(
+            (i, n + 1)
+            for i, (mine, theirs) in enumerate(zip(self.factors, base.factors, strict=True))
+            for n in range(len(theirs.values), len(mine.values))
+        )
+
+
+def group(code: Code, known: tuple[int, ...]) -> Code:
+    """The condition that a code counts for when things are balanced, split and judged *per condition*.
+
+    A code with values beyond ``known`` (the release's sizes) counts for those new values alone: ``emotion=love`` in any
+    look. Any other code counts for its first factor that is said: ``emotion=happy`` in any look. Everything else is 0.
+    """
+    new = tuple(n if n > size else 0 for n, size in zip(code, known, strict=True))
+    if any(new):
+        return new
+    first = next((i for i, n in enumerate(code) if n), None)
+    return tuple(n if i == first else 0 for i, n in enumerate(code))

@@ -1,0 +1,92 @@
+"""What a tier asks its driver to do. An effect is an order in words; the driver carries it out and answers by events.
+
+Every effect may be carried out twice with the same result: after a crash the reducer asks again.
+"""
+
+import msgspec
+
+from evergrove.core.conditions import Code
+from evergrove.core.events import Event
+
+
+class Effect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+    """Base of the effects."""
+
+
+class Emit(Effect, frozen=True, tag="emit"):
+    """Log this fact next, in the same transaction: a decision that follows from the event alone."""
+
+    event: Event
+
+
+class StoreObservation(Effect, frozen=True, tag="store_observation"):
+    """Write the pending observation into the replay buffer (``split`` train or golden); answer when it is durable."""
+
+    observation: str
+    split: str
+    reason: str
+
+
+class DropObservation(Effect, frozen=True, tag="drop_observation"):
+    """Forget the pending observation's bytes."""
+
+    observation: str
+
+
+class EvictRecords(Effect, frozen=True, tag="evict_records"):
+    """Delete records of the replay buffer that the reservoir gave up."""
+
+    records: tuple[str, ...]
+
+
+class ReconcileRecords(Effect, frozen=True, tag="reconcile_records"):
+    """After a start: delete records that are not in ``known``, report those of ``known`` that are missing."""
+
+    known: tuple[str, ...]
+
+
+class StartTraining(Effect, frozen=True, tag="start_training"):
+    """Run (or resume) a training job in a worker process: learn the ``fresh`` records on top of ``parent``."""
+
+    job: str
+    parent: str | None
+    fresh: tuple[str, ...]
+    steps: int
+    attempt: int
+
+
+class StartMeasuring(Effect, frozen=True, tag="start_measuring"):
+    """Measure a candidate, scaled by ``gamma``, against the incumbent on the golden set in a worker process.
+
+    ``candidate`` is one of the device's own adapters, ``source`` a file from elsewhere; with neither, the incumbent
+    itself is checked again. ``learnt`` are the new conditions that must show a gain.
+    """
+
+    job: str
+    candidate: str | None
+    source: str | None
+    incumbent: str | None
+    learnt: tuple[Code, ...]
+    gamma: float
+    attempt: int
+
+
+class ActivateVersion(Effect, frozen=True, tag="activate_version"):
+    """Turn the pointer, durably, between two calls of ``generate``; None stands for the release alone."""
+
+    current: str | None
+    previous: str | None
+    sequence: int
+    probation: bool
+
+
+class ConfirmVersion(Effect, frozen=True, tag="confirm_version"):
+    """End the probation of this adapter."""
+
+    adapter: str
+
+
+class StopWorker(Effect, frozen=True, tag="stop_worker"):
+    """End the worker of this job and remove its folder."""
+
+    job: str

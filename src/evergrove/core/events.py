@@ -1,0 +1,267 @@
+"""Every fact that a device's log can hold, as one tagged union, and its encoding.
+
+An event states what happened, in the past tense; its meaning never changes, new kinds are added. A log names conditions
+by numbers only (their names live in the encrypted vault) and carries neither hashes nor features of observations.
+All events here are ``local``: they never leave a device. Unknown kinds and unknown fields are refused.
+"""
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from evergrove.core.conditions import Code
+from evergrove.core.errors import CorruptState
+from evergrove.core.measures import Comparison, Facts
+
+SCHEMA = 1
+"""Version of the encoding; a log of another version is refused, with the way out."""
+
+Scope = Literal["local", "shared"]
+
+
+class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+    """Base of the events. ``scope`` says whether a kind may ever be sent: ``transport`` refuses a local one."""
+
+    scope: ClassVar[Scope] = "local"
+
+
+class DeviceInitialised(Fact, frozen=True, tag="device_initialised"):
+    """A device was made from a release (its manifest's SHA-256), with or without a teacher for the student check.
+
+    ``vocabulary`` holds the number of values of each factor.
+    """
+
+    device: str
+    release: str
+    vocabulary: tuple[int, ...]
+    teacher: bool
+    seed: int
+
+
+class AgentStarted(Fact, frozen=True, tag="agent_started"):
+    """An agent took the device over; whatever was under way is taken up again."""
+
+    software: str
+
+
+class ConditionAdded(Fact, frozen=True, tag="condition_added"):
+    """The device met a value that its vocabulary did not hold: factor index and the value's new number."""
+
+    factor: int
+    value: int
+
+
+class ObservationMeasured(Fact, frozen=True, tag="observation_measured"):
+    """An observation arrived and was decoded and compared with what is kept."""
+
+    observation: str
+    code: Code
+    n_bytes: int
+    facts: Facts
+
+
+class ObservationKept(Fact, frozen=True, tag="observation_kept"):
+    """The observation is durable in the replay buffer."""
+
+    observation: str
+    code: Code
+    split: str
+    reason: str
+
+
+class ObservationDropped(Fact, frozen=True, tag="observation_dropped"):
+    """The observation was not worth keeping."""
+
+    observation: str
+    code: Code
+    reason: str
+
+
+class ObservationRefused(Fact, frozen=True, tag="observation_refused"):
+    """What was handed over could not be used at all."""
+
+    n_bytes: int
+    reason: str
+
+
+class ObservationLost(Fact, frozen=True, tag="observation_lost"):
+    """A record that the log knows is not in the buffer: cut off before acceptance, damaged, or the disk is full."""
+
+    observation: str
+    reason: str
+
+
+class LearningRequested(Fact, frozen=True, tag="learning_requested"):
+    """Somebody, or the schedule, asked for a learning job. ``steps`` 0 means the configured number."""
+
+    by: str
+    steps: int
+
+
+class LearningDeferred(Fact, frozen=True, tag="learning_deferred"):
+    """A request to learn was not followed now, with the reason in words."""
+
+    reason: str
+
+
+class TrainingStarted(Fact, frozen=True, tag="training_started"):
+    """A worker began, or resumed, a training job."""
+
+    job: str
+    attempt: int
+
+
+class TrainingFinished(Fact, frozen=True, tag="training_finished"):
+    """A worker finished a training job."""
+
+    job: str
+    candidate: str
+    steps: int
+    seconds: float
+    loss: float
+    n_bytes: int
+
+
+class JobInterrupted(Fact, frozen=True, tag="job_interrupted"):
+    """A worker ended without an outcome: killed, out of memory, or past its time-out."""
+
+    job: str
+    reason: str
+
+
+class JobFailed(Fact, frozen=True, tag="job_failed"):
+    """A worker stopped on an error that trying again would repeat."""
+
+    job: str
+    reason: str
+
+
+class AdapterOffered(Fact, frozen=True, tag="adapter_offered"):
+    """Somebody handed over an adapter made elsewhere; it must pass the same gate as our own."""
+
+    source: str
+
+
+class CandidateMeasured(Fact, frozen=True, tag="candidate_measured"):
+    """A candidate was measured on the golden set, scaled by ``gamma``."""
+
+    job: str
+    candidate: str
+    gamma: float
+    comparisons: tuple[Comparison, ...]
+    seconds: float
+
+
+class CandidateRefused(Fact, frozen=True, tag="candidate_refused"):
+    """An adapter failed its checks before any measurement."""
+
+    job: str
+    reason: str
+
+
+class GateJudged(Fact, frozen=True, tag="gate_judged"):
+    """The golden gate's verdict: accept, rescale or reject, and the conditions that failed."""
+
+    job: str
+    verdict: str
+    gamma: float
+    failed: tuple[tuple[str, Code], ...]
+    sentence: str
+
+
+class VersionActivated(Fact, frozen=True, tag="version_activated"):
+    """The pointer turned: ``adapter`` serves from now on (None: the release alone)."""
+
+    adapter: str | None
+    sequence: int
+
+
+class ProbationPassed(Fact, frozen=True, tag="probation_passed"):
+    """The active version counts as good."""
+
+    adapter: str | None
+
+
+class VersionRolledBack(Fact, frozen=True, tag="version_rolled_back"):
+    """The device goes back to an earlier version."""
+
+    bad: str | None
+    good: str | None
+    reason: str
+
+
+class RollbackRequested(Fact, frozen=True, tag="rollback_requested"):
+    """Somebody asked to go back to the previous version."""
+
+    by: str
+
+
+class GenerationFailed(Fact, frozen=True, tag="generation_failed"):
+    """An app could not load a version, or it made something that is not finite."""
+
+    adapter: str | None
+    reason: str
+
+
+class RecheckRequested(Fact, frozen=True, tag="recheck_requested"):
+    """A golden re-check without an update is due, or was asked for."""
+
+    by: str
+
+
+class TimePassed(Fact, frozen=True, tag="time_passed"):
+    """The clock moved on and something that waits for time may be due."""
+
+
+Event = (
+    DeviceInitialised
+    | AgentStarted
+    | ConditionAdded
+    | ObservationMeasured
+    | ObservationKept
+    | ObservationDropped
+    | ObservationRefused
+    | ObservationLost
+    | LearningRequested
+    | LearningDeferred
+    | TrainingStarted
+    | TrainingFinished
+    | JobInterrupted
+    | JobFailed
+    | AdapterOffered
+    | CandidateMeasured
+    | CandidateRefused
+    | GateJudged
+    | VersionActivated
+    | ProbationPassed
+    | VersionRolledBack
+    | RollbackRequested
+    | GenerationFailed
+    | RecheckRequested
+    | TimePassed
+)
+
+
+class Stamped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of an exported log: when it happened (seconds since 1970, by the device's clock), and the fact."""
+
+    at_s: float
+    event: Event
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Event)
+
+
+def encode(event: Event) -> bytes:
+    """An event as JSON; ``decode`` gives back an equal one."""
+    return _encoder.encode(event)
+
+
+def decode(data: bytes) -> Event:
+    """The event behind some JSON. Raises ``CorruptState`` with the path to the fault."""
+    try:
+        event: Event = _decoder.decode(data)
+        return event
+    except (msgspec.ValidationError, msgspec.DecodeError) as fault:
+        raise CorruptState(f"event not understood: {fault}; was it written by a newer Evergrove?") from fault
