@@ -1,0 +1,1 @@
+"""The three tiers as pure reducers: ``step(state, event, now_s) -> (state, effects)``."""
