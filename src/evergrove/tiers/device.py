@@ -162,6 +162,11 @@ def next_due(config: Config, state: State, now_s: float) -> bool:
     return bool(_mind_time(config, state, now_s)[1])
 
 
+def under_way(state: State) -> do.Effect | None:
+    """The order that the device waits for, to be given again where carrying it out failed; None when it is idle."""
+    return None if state.work is None else _order(state.work, state)
+
+
 # 1. Observations
 
 
