@@ -1,0 +1,312 @@
+"""The linear adapter: W' = W + s·B·A on every adapted ``nn.Linear``, with A frozen and B (and new rows) learnt.
+
+A base network and an ``Adapter`` come in; out comes the *attached* form, in which B and the rows of new conditions can
+be trained, or the *fused* form, a second network that runs as fast as the base. The base itself is never written to.
+FFA-LoRA (Sun et al. 2024): with one A for all devices of a generation, adapters add, average and rescale exactly.
+Works on any ``nn.Module`` whose adapted layers are ``nn.Linear`` and whose condition tables stand in ``.tables``.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from evergrove.core.conditions import Vocabulary
+from evergrove.core.errors import InvalidArtefact, UsageError
+from evergrove.learn.layers import AdaptedLinear, GrownTable, start_row
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The frozen A of a generation: ``a[layer]`` is (r, in) with orthonormal rows; ``scale`` is s.
+
+    ``base_hash`` is the SHA-256 of the base's file that it was learnt for, ``basis_hash`` that of its own file.
+    """
+
+    base_hash: str
+    basis_hash: str
+    scale: float
+    a: Mapping[str, Tensor]
+
+    @property
+    def rank(self) -> int:
+        """r, the largest rank of any layer."""
+        return max(len(a) for a in self.a.values())
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What a device has learnt. Zero in every tensor is 'nothing': the base, bit for bit.
+
+    ``b[layer]`` is (out, rank). ``rows["f:n"]`` (width,) is the row of value n of factor f as its difference from the
+    start row (the mean of the base table's own values), so that rescaling and adding are linear in all of an adapter.
+    ``vocabulary`` is what base and adapter understand together. ``a`` is None, but for ordinary LoRA, which trains its
+    own A[layer] (rank, in).
+    """
+
+    base_hash: str
+    basis_hash: str
+    rank: int
+    scale: float
+    vocabulary: Vocabulary
+    b: Mapping[str, Tensor]
+    rows: Mapping[str, Tensor]
+    a: Mapping[str, Tensor] | None = None
+
+    @property
+    def n_numbers(self) -> int:
+        """How many numbers it consists of."""
+        return sum(t.numel() for t in (*self.b.values(), *self.rows.values(), *(self.a or {}).values()))
+
+
+@dataclass(frozen=True)
+class Attached:
+    """The trainable form. ``module`` shares the base's frozen tensors; ``parameters`` are all that is trained:
+    ``{layer}.B`` (out, r), ``rows.{f}`` (new values, width) and, for ordinary LoRA, ``{layer}.A`` (r, in)."""
+
+    module: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    adapter: Adapter
+
+
+def blank_adapter(model: nn.Module, basis: Basis, vocabulary: Vocabulary, rank: int | None = None) -> Adapter:
+    """An adapter that changes nothing yet, for ``vocabulary``; a smaller ``rank`` uses the first rows of A."""
+    rank = basis.rank if rank is None else rank
+    if not 1 <= rank <= basis.rank:
+        raise UsageError(f"rank {rank} is not in 1 to {basis.rank}, the rank of this generation's A")
+    layers = _layers(model, basis.a)
+    b = {name: layer.weight.new_zeros(layer.out_features, rank) for name, layer in layers.items()}
+    width = {f: table.weight.shape[1] for f, table in enumerate(_tables(model))}
+    rows = {f"{f}:{n}": torch.zeros(width[f]) for f, n in _new_values(model, vocabulary)}
+    return Adapter(basis.base_hash, basis.basis_hash, rank, basis.scale, vocabulary, b, rows)
+
+
+def attach(model: nn.Module, basis: Basis, adapter: Adapter, train_a: bool = False) -> Attached:
+    """The trainable form of ``adapter`` on ``model``; old rows and all weights of the base are frozen and shared.
+
+    ``train_a`` makes it ordinary LoRA: A starts at the adapter's own, else the basis's, and is trained too.
+    Raises ``InvalidArtefact`` where adapter, basis and model do not belong together.
+    """
+    check_fit(model, basis, adapter)
+    module = _share(model)
+    parameters: dict[str, nn.Parameter] = {}
+    for name, layer in _layers(module, basis.a).items():
+        a = _a_of(adapter, basis, name).to(layer.weight.dtype)
+        adapted = AdaptedLinear(
+            layer, a.clone(), adapter.b[name].to(layer.weight.dtype).clone(), adapter.scale, train_a
+        )
+        _replace(module, name, adapted)
+        parameters[f"{name}.B"] = adapted.b
+        if train_a:
+            parameters[f"{name}.A"] = cast(nn.Parameter, adapted.a)
+    for f, table in enumerate(_tables(module)):
+        rows = [row for key, row in sorted_rows(adapter) if key[0] == f]
+        if rows:
+            grown = GrownTable(table.weight, torch.stack(rows).to(table.weight.dtype))
+            cast(nn.ModuleList, module.tables)[f] = grown
+            parameters[f"rows.{f}"] = grown.rows
+    if hasattr(module, "vocabulary"):
+        module.vocabulary = cast(nn.Module, adapter.vocabulary)
+    return Attached(module, parameters, adapter)
+
+
+def read_adapter(attached: Attached) -> Adapter:
+    """The adapter as trained so far (a copy)."""
+    values = {name: p.detach().clone() for name, p in attached.parameters.items()}
+    old = attached.adapter
+    rows = dict(old.rows)
+    for f in {key[0] for key, _ in sorted_rows(old)}:
+        names = [f"{g}:{n}" for (g, n), _ in sorted_rows(old) if g == f]
+        rows.update(zip(names, values[f"rows.{f}"], strict=True))
+    a = {name: values[f"{name}.A"] for name in old.b} if f"{next(iter(old.b))}.A" in values else old.a
+    return replace(old, b={name: values[f"{name}.B"] for name in old.b}, rows=rows, a=a)
+
+
+def fuse(model: nn.Module, basis: Basis, adapter: Adapter | None) -> nn.Module:
+    """A second network with the adapter in its weights; it shares nothing with ``model``. None: a plain copy."""
+    slot = copy.deepcopy(model).requires_grad_(False).eval()
+    fuse_into(slot, model, basis, adapter)
+    return slot
+
+
+@torch.no_grad()
+def fuse_into(slot: nn.Module, model: nn.Module, basis: Basis, adapter: Adapter | None) -> None:
+    """Writes base plus adapter over ``slot``, a network that ``fuse`` made, in place and without new weights.
+
+    Only a table whose vocabulary changes is made anew (some kilobytes).
+    """
+    if adapter is not None:
+        check_fit(model, basis, adapter)
+    base = dict(model.named_parameters())
+    tables = {f"tables.{f}.weight" for f in range(len(_tables(model)))}
+    for name, weight in slot.named_parameters():
+        if name not in tables:
+            weight.copy_(base[name])
+    for f, table in enumerate(_tables(model)):
+        rows = [] if adapter is None else [row for key, row in sorted_rows(adapter) if key[0] == f]
+        wider = torch.cat((table.weight, *((start_row(table.weight) + row)[None] for row in rows)))
+        if wider.shape == _tables(slot)[f].weight.shape:
+            _tables(slot)[f].weight.copy_(wider)
+        else:
+            cast(nn.ModuleList, slot.tables)[f] = _table(wider)
+    if adapter is not None:
+        for name, layer in _layers(slot, adapter.b).items():
+            a = _a_of(adapter, basis, name)
+            layer.weight.addmm_(adapter.b[name].to(a), a, alpha=adapter.scale)
+    if hasattr(model, "vocabulary"):
+        slot.vocabulary = model.vocabulary if adapter is None else cast(nn.Module, adapter.vocabulary)
+
+
+def rescale(adapter: Adapter, gamma: float) -> Adapter:
+    """γ times what was learnt: B and the rows' distance from their start. 0 ≤ γ ≤ 1."""
+    if not 0.0 <= gamma <= 1.0:
+        raise UsageError(f"gamma={gamma} is not in 0 to 1")
+    return replace(
+        adapter,
+        b={name: gamma * b for name, b in adapter.b.items()},
+        rows={name: gamma * row for name, row in adapter.rows.items()},
+    )
+
+
+def add(first: Adapter, second: Adapter) -> Adapter:
+    """The exact sum of two adapters of one generation; the smaller rank is padded with zeros.
+
+    The vocabularies must be equal, or one must extend the other. Raises ``InvalidArtefact`` where they do not share
+    base and A; ordinary LoRA has an A of its own and cannot be added.
+    """
+    if first.a is not None or second.a is not None:
+        raise InvalidArtefact("ordinary LoRA adapters do not add: each has its own A; merge them into the base instead")
+    if (first.base_hash, first.basis_hash, first.scale) != (second.base_hash, second.basis_hash, second.scale):
+        raise InvalidArtefact("adapters of different generations do not add: base, A and scale must be the same")
+    wide, narrow = (first, second) if len(first.rows) >= len(second.rows) else (second, first)
+    known = zip(wide.vocabulary.factors, narrow.vocabulary.factors, strict=True)
+    if any(w.name != n.name or w.values[: len(n.values)] != n.values for w, n in known):
+        raise InvalidArtefact(
+            "adapters whose new conditions have different numbers do not add; bring one to the other's"
+        )
+    rank = max(first.rank, second.rank)
+    one, two = pad(wide, rank), pad(narrow, rank)
+    b = {name: one.b[name] + two.b[name] for name in one.b}
+    rows = {name: row + two.rows[name] if name in two.rows else row for name, row in one.rows.items()}
+    return replace(one, b=b, rows=rows)
+
+
+def pad(adapter: Adapter, rank: int) -> Adapter:
+    """The same adapter at a larger rank: zero columns, exact because A's first rows are shared."""
+    if rank < adapter.rank:
+        raise UsageError(f"an adapter of rank {adapter.rank} cannot be cut to {rank} without loss")
+    b = {name: functional.pad(b, (0, rank - adapter.rank)) for name, b in adapter.b.items()}
+    return replace(adapter, b=b, rank=rank)
+
+
+def extend_rows(adapter: Adapter, vocabulary: Vocabulary) -> Adapter:
+    """The same adapter for a vocabulary that knows more values: their rows start at the table's mean."""
+    rows = dict(adapter.rows)
+    width = {f: row.numel() for (f, _), row in sorted_rows(adapter)}
+    for f, n in vocabulary.added(adapter.vocabulary):
+        rows[f"{f}:{n}"] = torch.zeros(width.get(f, next(iter(width.values()), 0)))
+    return replace(adapter, vocabulary=vocabulary, rows=rows)
+
+
+def sorted_rows(adapter: Adapter) -> list[tuple[tuple[int, int], Tensor]]:
+    """The rows in the order of (factor, value number)."""
+    return sorted(((_row_key(key), row) for key, row in adapter.rows.items()), key=lambda pair: pair[0])
+
+
+def check_fit(model: nn.Module, basis: Basis, adapter: Adapter) -> None:
+    """Raises ``InvalidArtefact`` unless base, A, layers, shapes and new conditions all belong together."""
+    if adapter.base_hash != basis.base_hash:
+        raise InvalidArtefact(
+            f"the adapter was learnt on base {adapter.base_hash[:12]}…, this device runs {basis.base_hash[:12]}…;"
+            " ask for one of this release"
+        )
+    if adapter.a is None and adapter.basis_hash != basis.basis_hash:
+        raise InvalidArtefact(
+            f"the adapter belongs to A {adapter.basis_hash[:12]}…, this generation's is {basis.basis_hash[:12]}…;"
+            " learn it anew on this release"
+        )
+    if not math.isclose(adapter.scale, basis.scale):
+        raise InvalidArtefact(f"the adapter's scale is {adapter.scale}, this generation's {basis.scale}")
+    layers = _layers(model, basis.a)
+    if set(adapter.b) != set(layers):
+        odd = min(set(adapter.b) ^ set(layers))
+        raise InvalidArtefact(f"the adapter's layers are not the base's: '{odd}' stands on one side only")
+    for name, layer in layers.items():
+        if tuple(adapter.b[name].shape) != (layer.out_features, adapter.rank):
+            shape = tuple(adapter.b[name].shape)
+            raise InvalidArtefact(f"'{name}.B' has shape {shape}, this base needs {(layer.out_features, adapter.rank)}")
+        if adapter.a is not None and tuple(adapter.a[name].shape) != (adapter.rank, layer.in_features):
+            raise InvalidArtefact(f"'{name}.A' has shape {tuple(adapter.a[name].shape)}, this base needs another one")
+        if adapter.a is None and len(basis.a[name]) < adapter.rank:
+            raise InvalidArtefact(f"the adapter's rank {adapter.rank} is larger than A's {len(basis.a[name])}")
+    needed = {f"{f}:{n}" for f, n in _new_values(model, adapter.vocabulary)}
+    if set(adapter.rows) != needed:
+        odd = min(set(adapter.rows) ^ needed)
+        raise InvalidArtefact(f"the adapter's rows and its vocabulary disagree over value '{odd}' (factor:number)")
+    tables = _tables(model)
+    for (f, n), row in sorted_rows(adapter):
+        if tuple(row.shape) != (tables[f].weight.shape[1],):
+            raise InvalidArtefact(
+                f"row '{f}:{n}' has shape {tuple(row.shape)}, this base needs {tables[f].weight.shape[1]}"
+            )
+
+
+def _layers(model: nn.Module, names: Mapping[str, Tensor]) -> dict[str, nn.Linear]:
+    layers = {}
+    for name in names:
+        try:
+            layer = model.get_submodule(name)
+        except AttributeError:
+            layer = None
+        if not isinstance(layer, nn.Linear):
+            raise InvalidArtefact(f"'{name}' is no linear layer of this base; A and base must be of one release")
+        layers[name] = layer
+    return layers
+
+
+def _tables(model: nn.Module) -> list[nn.Embedding]:
+    return [cast(nn.Embedding, table) for table in cast(nn.ModuleList, getattr(model, "tables", nn.ModuleList()))]
+
+
+def _new_values(model: nn.Module, vocabulary: Vocabulary) -> list[tuple[int, int]]:
+    """The (factor, number) pairs of ``vocabulary`` that the base's tables have no row for."""
+    tables = _tables(model)
+    if len(tables) != len(vocabulary.factors):
+        raise InvalidArtefact(f"{len(vocabulary.factors)} factors in the vocabulary, {len(tables)} tables in the base")
+    return [
+        (f, n)
+        for f, (table, size) in enumerate(zip(tables, vocabulary.sizes, strict=True))
+        for n in range(len(table.weight), size + 1)
+    ]
+
+
+def _share(model: nn.Module) -> nn.Module:
+    """A copy of the module tree whose parameters are frozen views of the same storage."""
+    views: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    return copy.deepcopy(model, views)
+
+
+def _a_of(adapter: Adapter, basis: Basis, name: str) -> Tensor:
+    a = adapter.a[name] if adapter.a is not None else basis.a[name][: adapter.rank]
+    return a.to(torch.get_default_dtype()) if a.dtype == torch.float16 else a
+
+
+def _replace(module: nn.Module, name: str, child: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(module.get_submodule(parent), last, child)
+
+
+def _table(weight: Tensor) -> nn.Embedding:
+    table = nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
+    table.weight = nn.Parameter(weight, requires_grad=False)
+    return table
+
+
+def _row_key(key: str) -> tuple[int, int]:
+    f, _, n = key.partition(":")
+    return int(f), int(n)

@@ -1,0 +1,245 @@
+"""What the golden gate judges by (DESIGN §5): paired differences in denoising loss, per condition, on fixed items.
+
+Networks and golden items come in; ``Comparison``s go out, which hold a count, a mean and a deviation per condition and
+nothing of any item. Every network sees the same (t, noise) for the same item, fixed by the golden set's hash, so that
+what differs between two networks is the networks. Values per item may be cached on the device; they never leave it.
+"""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from evergrove.core.conditions import Code, Vocabulary
+from evergrove.core.errors import UsageError
+from evergrove.core.measures import Comparison, Kind
+from evergrove.core.rng import seed_of
+from evergrove.learn.adapter import Adapter, Basis, blank_adapter, extend_rows, fuse
+from evergrove.learn.flow import mix
+from evergrove.learn.strategies import Samples
+from evergrove.learn.trainer import write_durably
+
+Values = NDArray[np.float64]
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Where an item is looked at: ``draws`` pairs (t, noise), t one from each part of [``t_low``, ``t_high``].
+
+    At small t the network must take from the condition what the noise hides, which is where a lost condition shows.
+    The first ``teacher_draws`` of them also give the distance to the teacher.
+    """
+
+    draws: int = 2
+    t_low: float = 0.05
+    t_high: float = 0.5
+    teacher_draws: int = 1
+    batch: int = 32
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and the name of what it is (a hash), under which its values may be cached; None: never cached."""
+
+    module: nn.Module
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Who is compared: all understand the candidate's vocabulary (``network``), but the teacher, asked about the
+    release's golden items only. None as teacher: its questions are left out."""
+
+    candidate: Network
+    incumbent: Network
+    release: Network
+    teacher: Network | None = None
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Golden items, and the conditions (masked codes) that are asked about. ``seed`` comes from the set's hash."""
+
+    samples: Samples
+    conditions: tuple[Code, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Items:
+    """Per item: the squared error of x̂ and, where there is a teacher, the squared distance of x̂ to the teacher's."""
+
+    loss: Values
+    distance: Values | None = None
+
+
+def network(
+    model: nn.Module, basis: Basis, adapter: Adapter | None, vocabulary: Vocabulary, name: str | None = None
+) -> Network:
+    """The fused network of an adapter (None: the release alone), widened to ``vocabulary`` by untrained rows."""
+    start = blank_adapter(model, basis, vocabulary) if adapter is None else extend_rows(adapter, vocabulary)
+    return Network(fuse(model, basis, start), name)
+
+
+def measure(
+    roles: Roles,
+    golden: Golden,
+    own: Golden,
+    learnt: Sequence[Code],
+    probe: Probe | None = None,
+    cache: Path | None = None,
+    before_batch: Callable[[], object] = lambda: None,
+) -> tuple[Comparison, ...]:
+    """Every comparison that the gate may ask for.
+
+    ``golden`` is the release's set: incumbent, release and (with a teacher) teacher comparisons per condition, divided
+    by the release's mean loss there. ``own`` is the device's: per condition an incumbent comparison, and a gain where
+    the condition is in ``learnt``, divided by the incumbent's mean loss, since the release does not know them.
+    ``before_batch`` is called before every batch (the frame gate); ``cache`` is a folder for named networks' values.
+    """
+    probe = probe or Probe()
+    look = _Look(probe, cache, before_batch)
+    outputs = None if roles.teacher is None else look.teacher_outputs(roles.teacher, golden)
+    comparisons: list[Comparison] = []
+
+    candidate = look.items(roles.candidate, golden, outputs, roles.teacher)
+    incumbent = look.items(roles.incumbent, golden, outputs, roles.teacher)
+    release = look.items(roles.release, golden, outputs, roles.teacher)
+    for condition in golden.conditions:
+        rows = rows_of(golden.samples.codes, condition)
+        scale = release.loss[rows]
+        comparisons.append(compared("incumbent", condition, candidate.loss[rows], incumbent.loss[rows], scale))
+        comparisons.append(compared("release", condition, candidate.loss[rows], release.loss[rows], scale))
+        if candidate.distance is not None and release.distance is not None:
+            far, near = candidate.distance[rows], release.distance[rows]
+            comparisons.append(compared("teacher", condition, far, near, scale))
+    if len(own.samples):
+        candidate, incumbent = look.items(roles.candidate, own), look.items(roles.incumbent, own)
+        for condition in own.conditions:
+            rows = rows_of(own.samples.codes, condition)
+            kinds: tuple[Kind, ...] = ("incumbent", "gain") if condition in learnt else ("incumbent",)
+            for kind in kinds:
+                pair = candidate.loss[rows], incumbent.loss[rows]
+                comparisons.append(compared(kind, condition, *pair, pair[1]))
+    return tuple(comparisons)
+
+
+def compared(kind: Kind, condition: Code, candidate: Values, other: Values, scale: Values) -> Comparison:
+    """The sufficient statistics of candidate − other (harm positive), divided by the mean of ``scale``."""
+    n = len(candidate)
+    if n == 0:
+        return Comparison(kind, condition, 0, 0.0, 0.0)
+    difference = (candidate - other) / max(float(scale.mean()), 1e-12)
+    return Comparison(kind, condition, n, float(difference.mean()), float(difference.std(ddof=1)) if n > 1 else 0.0)
+
+
+def rows_of(codes: NDArray[np.int16], condition: Code) -> NDArray[np.intp]:
+    """The items of a masked code: those that agree with it wherever it is not 0."""
+    if codes.ndim != 2 or codes.shape[1] != len(condition):
+        raise UsageError(f"condition {condition} has {len(condition)} factors, the items have codes {codes.shape}")
+    wanted = np.asarray(condition)
+    return np.flatnonzero(((codes == wanted) | (wanted == 0)).all(axis=1))
+
+
+def item_values(
+    model: nn.Module,
+    golden: Golden,
+    probe: Probe,
+    outputs: NDArray[np.float16] | None = None,
+    before_batch: Callable[[], object] = lambda: None,
+) -> Items:
+    """Losses (N,), averaged over the draws, and with the teacher's ``outputs`` the distances to it (N,)."""
+    n = len(golden.samples)
+    loss, distance = np.zeros(n), np.zeros(n)
+    for draw in range(probe.draws):
+        for rows, x, x_hat in _estimates(model, golden, probe, draw, before_batch):
+            loss[rows] += (x_hat - x).square().mean(dim=(1, 2, 3)).double().numpy() / probe.draws
+            if outputs is not None and draw < probe.teacher_draws:
+                off = x_hat - torch.from_numpy(outputs[draw, rows]).float()
+                distance[rows] += off.square().mean(dim=(1, 2, 3)).double().numpy() / probe.teacher_draws
+    return Items(loss, distance if outputs is not None else None)
+
+
+@torch.no_grad()
+def _estimates(
+    model: nn.Module, golden: Golden, probe: Probe, draw: int, before_batch: Callable[[], object]
+) -> Iterator[tuple[NDArray[np.intp], Tensor, Tensor]]:
+    """Batch by batch: row numbers, pictures x, and the network's x̂ at the draw's (t, noise)."""
+    part = (probe.t_high - probe.t_low) / probe.draws
+    for first in range(0, len(golden.samples), probe.batch):
+        before_batch()
+        rows = np.arange(first, min(first + probe.batch, len(golden.samples)))
+        x, code = golden.samples.pick(torch.from_numpy(rows))
+        rng = torch.Generator().manual_seed(seed_of(golden.seed, "gate", draw, first))
+        t = probe.t_low + part * (draw + torch.rand(len(rows), generator=rng))
+        noise = torch.randn(x.shape, generator=rng)
+        yield rows, x, model(mix(x, noise, t), t, code)
+
+
+class _Look:
+    """One measurement: networks in, values per item out, from the cache where they are there."""
+
+    def __init__(self, probe: Probe, cache: Path | None, before_batch: Callable[[], object]) -> None:
+        self._probe = probe
+        self._cache = cache
+        self._before_batch = before_batch
+
+    def items(
+        self,
+        who: Network,
+        golden: Golden,
+        outputs: NDArray[np.float16] | None = None,
+        teacher: Network | None = None,
+    ) -> Items:
+        key = None if who.name is None else f"{who.name} {teacher.name if teacher else None}"
+        if teacher is not None and teacher.name is None:
+            key = None
+
+        def compute() -> Arrays:
+            items = item_values(who.module, golden, self._probe, outputs, self._before_batch)
+            return {"loss": items.loss} | ({} if items.distance is None else {"distance": items.distance})
+
+        values = self._cached("items", key, golden, compute)
+        distance = values.get("distance")
+        return Items(values["loss"].astype(np.float64), None if distance is None else distance.astype(np.float64))
+
+    def teacher_outputs(self, teacher: Network, golden: Golden) -> NDArray[np.float16]:
+        def compute() -> Arrays:
+            outputs = np.zeros(
+                (self._probe.teacher_draws, *golden.samples.images.transpose(0, 3, 1, 2).shape), np.float16
+            )
+            for draw in range(self._probe.teacher_draws):
+                for rows, _, x_hat in _estimates(teacher.module, golden, self._probe, draw, self._before_batch):
+                    outputs[draw, rows] = x_hat.half().numpy()
+            return {"outputs": outputs}
+
+        return self._cached("teacher", teacher.name, golden, compute)["outputs"].astype(np.float16)
+
+    def _cached(self, kind: str, key: str | None, golden: Golden, compute: Callable[[], Arrays]) -> Arrays:
+        if self._cache is None or key is None:
+            return compute()
+        digest = hashlib.blake2b(repr((kind, key, golden.seed, self._probe)).encode(), digest_size=16)
+        digest.update(golden.samples.images.tobytes() + golden.samples.codes.tobytes())
+        path = self._cache / f"{digest.hexdigest()}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return dict(file)
+        except (OSError, ValueError, zipfile.BadZipFile):
+            pass  # not there yet, or damaged: measured anew and written over
+        values = compute()
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as file:
+            for name, array in values.items():
+                with file.open(f"{name}.npy", "w") as entry:
+                    np.lib.format.write_array(entry, array, allow_pickle=False)
+        self._cache.mkdir(parents=True, exist_ok=True)
+        write_durably(path, buffer.getvalue())
+        return values

@@ -1,0 +1,87 @@
+"""Two slots and one pointer: how a new version goes live between two calls of ``generate``, without a pause.
+
+Both slots are fused networks. Readers take a *lease*: they read the pointer once and use that network for the whole
+call. A swap is one assignment. A new version is fused into the slot that the pointer does not name, in place, once the
+last reader has left it: it is the writer that waits, never ``generate``.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from torch import nn
+
+from evergrove.core.conditions import Vocabulary
+from evergrove.core.errors import EvergroveError, UsageError
+from evergrove.learn.adapter import Adapter, Basis, fuse, fuse_into
+
+_POLL_S = 0.001
+
+
+class Live(NamedTuple):
+    """What the pointer points to: a network in evaluation mode, what it understands, and which version it is."""
+
+    module: nn.Module
+    vocabulary: Vocabulary
+    version: str
+    slot: int
+
+
+class LiveModel:
+    """The network that serves, and the one that will. Any thread may lease; one thread at a time stages and swaps.
+
+    ``version`` is the caller's name for what is live: the adapter's SHA-256, or one for the release alone.
+    """
+
+    def __init__(
+        self, model: nn.Module, basis: Basis, vocabulary: Vocabulary, adapter: Adapter | None = None, version: str = ""
+    ) -> None:
+        """``model`` is the base, with ``vocabulary`` its own; both are kept and never written to."""
+        self._model = model
+        self._basis = basis
+        self._vocabulary = vocabulary
+        self._slots = (fuse(model, basis, adapter), fuse(model, basis, None))
+        self._readers: tuple[set[object], set[object]] = (set(), set())
+        self._staged: Live | None = None
+        self.current = Live(self._slots[0], adapter.vocabulary if adapter else vocabulary, version, 0)
+
+    @contextmanager
+    def lease(self) -> Iterator[Live]:
+        """The live version for the length of one call; never waits for a writer."""
+        reader = object()
+        while True:
+            live = self.current
+            readers = self._readers[live.slot]
+            readers.add(reader)
+            # Registered before this check, so that a writer either sees the reader or the reader sees the swap.
+            if self.current is live:
+                break
+            readers.discard(reader)
+        try:
+            yield live
+        finally:
+            readers.discard(reader)
+
+    def stage(self, adapter: Adapter | None, version: str, wait_s: float = 30.0) -> None:
+        """Fuses a version (None: the release alone) into the idle slot; what is live goes on untouched.
+
+        Waits up to ``wait_s`` for calls that still use that slot from before the last swap. Raises ``InvalidArtefact``
+        where the adapter does not belong here, ``EvergroveError`` where a call holds the slot for longer.
+        """
+        self._staged = None
+        idle = 1 - self.current.slot
+        deadline_s = time.monotonic() + wait_s
+        while self._readers[idle]:
+            if time.monotonic() > deadline_s:
+                raise EvergroveError(f"a call has used the former version for over {wait_s} s; end it, then try again")
+            time.sleep(_POLL_S)
+        fuse_into(self._slots[idle], self._model, self._basis, adapter)
+        self._staged = Live(self._slots[idle], adapter.vocabulary if adapter else self._vocabulary, version, idle)
+
+    def swap(self) -> Live:
+        """Makes the staged version live by one assignment; gives the one that was live before."""
+        if self._staged is None:
+            raise UsageError("nothing is staged; call stage() first")
+        before, self.current, self._staged = self.current, self._staged, None
+        return before

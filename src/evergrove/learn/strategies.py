@@ -1,0 +1,258 @@
+"""Strategies: ours and the rivals, as values behind one small protocol, so that all run in the same harness.
+
+A ``Strategy`` says what is trained and from where (``init``), what is remembered of the old (``remember``), and which
+rows of work a step takes (``draw``); the trainer does the rest, the same for all. A rival is one more value, or one
+more function for the part in which it differs. Names and weights stand at the end.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from evergrove.core.conditions import Vocabulary
+from evergrove.core.errors import UsageError
+from evergrove.core.rng import seed_of
+from evergrove.learn.adapter import Adapter, Attached, Basis, attach, blank_adapter, extend_rows, fuse, read_adapter
+from evergrove.learn.adapter_file import adapter_bytes
+from evergrove.learn.fisher import Fisher, estimate_fisher
+from evergrove.learn.generator import to_condition, to_float
+from evergrove.learn.objective import Anchor, Batch, Weights, flow_rows, join, teacher_rows
+from evergrove.learn.teacher import Points, trajectories
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures and what they are of: ``images`` uint8 (N, H, W, C), ``codes`` integers (N, F)."""
+
+    images: NDArray[np.uint8]
+    codes: NDArray[np.int16]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pick(self, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The ``rows`` (None: all) as fp32 (n, C, H, W) in [-1, 1] and int64 (n, F)."""
+        index = slice(None) if rows is None else rows.numpy()
+        return to_float(self.images[index]).contiguous(), to_condition(self.codes[index])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a step is taken (DESIGN §4). ``lr`` None is the strategy's own."""
+
+    steps: int = 250
+    batch: int = 16
+    lr: float | None = None
+    warm_up: int = 20
+    clip: float = 1.0
+    label_drop: float = 0.05
+    row_std: float = 0.0
+    t_shift: float = 0.0
+    micro_batch: int = 16
+    checkpoint_every: int = 25
+
+
+@dataclass(frozen=True)
+class Task:
+    """One learning job, from arrays and networks only; nothing in it is ever written to.
+
+    ``model`` is the release's base, ``start`` the incumbent's adapter (None: the release alone), ``vocabulary`` what
+    the candidate must understand. ``new`` are the observations to learn, ``replay`` those of old conditions.
+    ``teacher`` is a larger network for the old conditions (None: the incumbent), ``fisher`` an assist (None: estimated
+    here). ``balance`` is the factor over whose values new and replay are drawn evenly.
+    """
+
+    model: nn.Module
+    basis: Basis
+    vocabulary: Vocabulary
+    new: Samples
+    replay: Samples
+    strategy: "Strategy"
+    recipe: Recipe = Recipe()
+    seed: int = 0
+    start: Adapter | None = None
+    teacher: nn.Module | None = None
+    fisher: Fisher | None = None
+    balance: int = 0
+
+    def rng(self, *names: str | int) -> torch.Generator:
+        """The task's own random stream of that name."""
+        return torch.Generator().manual_seed(seed_of(self.seed, "learn", *names))
+
+    def incumbent(self) -> Adapter:
+        """What training starts from: the incumbent's adapter, widened to the new vocabulary."""
+        if self.start is None:
+            return blank_adapter(self.model, self.basis, self.vocabulary)
+        return extend_rows(self.start, self.vocabulary)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What is trained: a network, its trained parameters by name, and the candidate's bytes as they stand."""
+
+    module: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    candidate: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is remembered of the old, prepared once before the first step; either part may be None."""
+
+    points: Points | None = None
+    anchor: Anchor | None = None
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Which part of a batch is new, replay and teacher points; the rest of the division goes to new."""
+
+    replay: float = 0.0
+    teacher: float = 0.0
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One way to learn. See the module's docstring; ``rows`` takes (task, memory, weights, shares, step)."""
+
+    name: str
+    init: Callable[[Task], Learner]
+    remember: Callable[[Task, "Strategy"], Memory]
+    draw: Callable[[Task, Memory, "Strategy", int], Batch]
+    lr: float = 1e-2
+    weights: Weights = field(default_factory=Weights)
+    shares: Shares = field(default_factory=Shares)
+
+
+def init_adapter(task: Task, train_a: bool = False) -> Learner:
+    """Trains B and the new rows from the incumbent's; with ``train_a`` it is ordinary LoRA."""
+    start = task.incumbent()
+    rows = {key: _first_row(task, key, row) for key, row in start.rows.items()}
+    attached = attach(task.model, task.basis, replace(start, rows=rows), train_a)
+    return Learner(attached.module, attached.parameters, lambda: adapter_bytes(read_adapter(attached)))
+
+
+def init_full(task: Task) -> Learner:
+    """Trains every weight, from the incumbent's fused network."""
+    module = fuse(task.model, task.basis, task.incumbent()).requires_grad_(True)
+    return Learner(module, dict(module.named_parameters()), lambda: full_bytes(module))
+
+
+def remember_nothing(task: Task, strategy: Strategy) -> Memory:
+    """For strategies without a teacher and without EWC."""
+    return Memory()
+
+
+def remember_old(
+    task: Task, strategy: Strategy, n_trajectories: int = 128, steps: int = 4, n_fisher: int = 192, k: int = 4
+) -> Memory:
+    """Teacher points and Fisher, each where its weight is not zero, from the codes and pictures of ``task.replay``."""
+    if not len(task.replay):
+        raise UsageError(f"strategy '{strategy.name}' needs samples of old conditions; give it the rehearsal pack")
+    points = anchor = None
+    if strategy.weights.teacher and strategy.shares.teacher:
+        teacher = task.teacher or fuse(task.model, task.basis, task.incumbent())
+        known = task.replay.codes[_known_to(teacher, task.replay.codes)]
+        picked = _even(known, task.balance, n_trajectories, task.rng("teacher"))
+        chosen = to_condition(known)[picked]
+        _, height, width, channels = task.replay.images.shape
+        points = trajectories(teacher, chosen, (channels, height, width), task.rng("trajectories"), steps)
+    if strategy.weights.ewc:
+        incumbent = attach(task.model, task.basis, task.incumbent())
+        fisher = task.fisher
+        if fisher is None:
+            picked = _even(task.replay.codes, task.balance, n_fisher, task.rng("fisher-samples"))
+            fisher = estimate_fisher(incumbent, *task.replay.pick(picked), task.rng("fisher"), n_fisher, k)
+        anchor = Anchor(_star(incumbent), fisher)
+    return Memory(points, anchor)
+
+
+def draw_rows(task: Task, memory: Memory, strategy: Strategy, step: int) -> Batch:
+    """The rows of one step: new, replay and teacher points by the strategy's shares. The same step, the same rows."""
+    rng = task.rng("step", step)
+    recipe, shares, weights = task.recipe, strategy.shares, strategy.weights
+    n_replay = int(shares.replay * recipe.batch) if len(task.replay) else 0
+    n_teacher = int(shares.teacher * recipe.batch) if memory.points is not None else 0
+    n_new = recipe.batch - n_replay - n_teacher
+    new = task.new.pick(_even(task.new.codes, task.balance, n_new, rng))
+    parts = [flow_rows(*new, 1.0, rng, recipe.label_drop, recipe.t_shift)]
+    if n_replay:
+        replay = task.replay.pick(_even(task.replay.codes, task.balance, n_replay, rng))
+        parts.append(flow_rows(*replay, weights.replay, rng, recipe.label_drop, recipe.t_shift))
+    if n_teacher and memory.points is not None:
+        picked = torch.randint(len(memory.points), (n_teacher,), generator=rng)
+        parts.append(teacher_rows(memory.points, picked, weights.teacher))
+    return join(parts)
+
+
+def full_bytes(module: nn.Module) -> bytes:
+    """All weights of a fully fine-tuned network as safetensors, fp32."""
+    return safetensors.torch.save({name: t.detach().contiguous() for name, t in module.state_dict().items()})
+
+
+def full_of_bytes(data: bytes, model: nn.Module, basis: Basis, vocabulary: Vocabulary) -> nn.Module:
+    """The way back from ``full_bytes``, for measuring: a network of the base's kind with those weights."""
+    module = fuse(model, basis, blank_adapter(model, basis, vocabulary))
+    module.load_state_dict(safetensors.torch.load(data))
+    return module.requires_grad_(False)
+
+
+def _even(codes: NDArray[np.int16], factor: int, n: int, rng: torch.Generator) -> Tensor:
+    """``n`` row numbers drawn with replacement, every value of ``factor`` equally often on average."""
+    _, value, count = np.unique(codes[:, factor], return_inverse=True, return_counts=True)
+    return torch.multinomial(torch.from_numpy(1.0 / count[value]), n, replacement=True, generator=rng)
+
+
+def _first_row(task: Task, key: str, row: Tensor) -> Tensor:
+    """Where the training of a row starts: a row that was never trained, off the mean row by the recipe's deviation."""
+    if row.any():
+        return row
+    return task.recipe.row_std * torch.randn(row.shape, generator=task.rng("row", key))
+
+
+def _known_to(teacher: nn.Module, codes: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """Which codes the teacher has rows for: a larger one knows the release's conditions and no later ones."""
+    tables = getattr(teacher, "tables", None)
+    if tables is None:
+        return np.ones(len(codes), np.bool_)
+    return np.asarray((codes < np.array([len(table.weight) for table in tables])).all(axis=1))
+
+
+def _star(attached: Attached) -> dict[str, Tensor]:
+    return {name.removesuffix(".B"): p.detach().clone() for name, p in attached.parameters.items() if ".B" in name}
+
+
+NAIVE = Strategy("naive", init_adapter, remember_nothing, draw_rows)
+FULL = Strategy("full", init_full, remember_nothing, draw_rows, lr=1e-3)
+REPLAY = Strategy("replay", init_adapter, remember_nothing, draw_rows, shares=Shares(replay=0.5))
+EWC = Strategy("ewc", init_adapter, remember_old, draw_rows, weights=Weights(ewc=1.0))
+EVERGROVE = Strategy(
+    "evergrove",
+    init_adapter,
+    remember_old,
+    draw_rows,
+    weights=Weights(replay=1.0, teacher=1.0, ewc=1.0),
+    shares=Shares(replay=0.25, teacher=0.25),
+)
+LORA = replace(
+    EVERGROVE,
+    name="lora",
+    init=partial(init_adapter, train_a=True),
+    lr=5e-3,
+    weights=replace(EVERGROVE.weights, ewc=0.0),
+)
+
+STRATEGIES: Mapping[str, Strategy] = {s.name: s for s in (NAIVE, FULL, REPLAY, EWC, EVERGROVE, LORA)}
+
+
+def strategy_named(name: str) -> Strategy:
+    """The strategy of that name. Raises ``UsageError`` that lists those there are."""
+    if name not in STRATEGIES:
+        raise UsageError(f"unknown strategy '{name}'; known: {', '.join(STRATEGIES)}")
+    return STRATEGIES[name]
