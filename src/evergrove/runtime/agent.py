@@ -1,0 +1,345 @@
+"""The agent: the one process that owns a device. It answers apps, drives the reducer, starts workers; no torch here.
+
+An app's request becomes an event, the event goes through ``tiers.device.step``, and this room carries the orders out:
+records into the vault, workers into their processes, the pointer to the next version. Every answer to an app is given
+only after what it says is durable.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import assert_never
+
+import msgspec
+
+from evergrove import __version__
+from evergrove.adapters import images
+from evergrove.adapters.files import Files
+from evergrove.adapters.release import Release
+from evergrove.adapters.vault import Vault
+from evergrove.adapters.versions import Versions
+from evergrove.core import effects as do
+from evergrove.core import events as ev
+from evergrove.core import jobs
+from evergrove.core import messages as msg
+from evergrove.core.conditions import Vocabulary
+from evergrove.core.config import Config
+from evergrove.core.errors import EvergroveError, InvalidInput, InvalidMedia, UsageError
+from evergrove.core.rng import seed_of
+from evergrove.rules import features
+from evergrove.runtime import workers
+from evergrove.runtime.driver import Driver
+from evergrove.runtime.keeper import Keeper
+from evergrove.runtime.teller import Teller
+from evergrove.tiers.device import next_due, under_way
+
+RETRY_S = 10.0
+"""Between two tries at an order that failed, where a full disk, say, was the reason."""
+
+
+class Agent:
+    """A device at work. ``driver`` holds its state, ``vault`` its media and names, ``versions`` its adapters."""
+
+    def __init__(
+        self,
+        root: Path,
+        config: Config,
+        release: Release,
+        driver: Driver,
+        vault: Vault,
+        versions: Versions,
+        files: Files,
+        now_s: Callable[[], float],
+        past: Sequence[ev.Event] = (),
+    ) -> None:
+        """Takes the parts as they are; ``start`` brings them to one state. ``past`` are the newest logged events."""
+        self._root = root
+        self._config = config
+        self._release = release
+        self._driver = driver
+        self._vault = vault
+        self._versions = versions
+        self._files = files
+        self._now_s = now_s
+        self._vocabulary: Vocabulary = vault.names() or release.manifest.vocabulary
+        self._keeper = Keeper(vault, release.manifest.vocabulary.sizes)
+        self._workers: dict[str, asyncio.Task[None]] = {}
+        self._retry_at_s = 0.0
+        self._teller = Teller(config, release, self._vocabulary, past)
+
+    # Life
+
+    def start(self) -> None:
+        """Brings log, vault and versions to one state, and takes up what was under way."""
+        for sentence in self._versions.recover():
+            self._teller.warn(sentence)
+        for record in self._vault.quarantined:
+            self._teller.warn(f"record {record.id[:8]} put aside: {record.reason}")
+        self._sweep_jobs()
+        sizes = self._driver.state.sizes
+        grown = [
+            ev.ConditionAdded(factor, value)
+            for factor, size in enumerate(self._vocabulary.sizes)
+            for value in range(sizes[factor] + 1, size + 1)
+        ]
+        facts: list[ev.Event] = [ev.AgentStarted(__version__), *grown]
+        active, work = self._versions.read_pointer().current, self._driver.state.work
+        if active != self._driver.state.active and (work is None or work.stage not in ("promote", "restore")):
+            facts.append(ev.VersionRolledBack(self._driver.state.active, active, "its file did not pass its checks"))
+        self.feed(*facts)
+
+    def tick(self) -> None:
+        """Lets the clock speak, if it has anything to say, and tries again what a full disk, say, has stopped."""
+        try:
+            order = under_way(self._driver.state)
+            if order is not None and not self._workers and self._now_s() >= self._retry_at_s:
+                self._retry_at_s = self._now_s() + RETRY_S
+                self.feed(*self._perform(order))
+            elif next_due(self._config, self._driver.state, self._now_s()):
+                self.feed(ev.TimePassed())
+        except EvergroveError as fault:
+            self._teller.warn(str(fault))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a worker runs."""
+        return bool(self._workers)
+
+    async def stop(self) -> None:
+        """Ends the workers (their jobs resume at the next start) and saves a snapshot."""
+        tasks = list(self._workers.values())
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._driver.snapshot()
+
+    def feed(self, *events: ev.Event) -> list[ev.Event]:
+        """Events in; their orders are carried out and what comes of these is fed back, until nothing is left.
+
+        Gives everything that was logged on the way.
+        """
+        logged: list[ev.Event] = []
+        waiting = deque(events)
+        while waiting:
+            batch = tuple(waiting)
+            waiting.clear()
+            facts, orders = self._driver.feed(*batch)
+            for fact in facts:
+                self._teller.note(fact)
+            logged.extend(facts)
+            for order in orders:
+                waiting.extend(self._perform(order))
+        return logged
+
+    # Requests
+
+    async def answer(self, request: msg.Request) -> msg.Reply:
+        """One request, one reply; raises ``EvergroveError`` for what is refused."""
+        match request:
+            case msg.Hello():
+                if request.protocol != msg.PROTOCOL:
+                    raise UsageError(
+                        f"the app speaks protocol {request.protocol}, the agent {msg.PROTOCOL}: restart the older one"
+                    )
+                return self._welcome()
+            case msg.Observe():
+                return self.observe(request.media, request.condition)
+            case msg.LearnNow():
+                return self._ask(ev.LearningRequested("app", request.steps))
+            case msg.Offer():
+                return self._ask(ev.AdapterOffered(request.path))
+            case msg.Recheck():
+                return self._ask(ev.RecheckRequested("app"))
+            case msg.RollBack():
+                return self._ask(ev.RollbackRequested("app"))
+            case msg.ReportFailure():
+                self.feed(ev.GenerationFailed(request.adapter, request.reason[:500]))
+                return msg.Done()
+            case msg.GetStatus():
+                return self._teller.status(self._driver.state)
+            case msg.Stop():
+                return msg.Done()
+            case _:
+                assert_never(request)
+
+    def observe(self, media: bytes, condition: dict[str, str]) -> msg.Observed:
+        """Decodes, measures, decides, stores: the reply is given when what it says is durable."""
+        try:
+            pixels = images.decode_to(media, self._release.manifest.image_px, self._config.media)
+            reason = features.sanity(pixels)
+            if reason is not None:
+                raise InvalidMedia(reason, f"the observation is {reason}; nothing can be learnt from it")
+        except InvalidMedia as fault:
+            self.feed(ev.ObservationRefused(len(media), fault.reason))
+            raise
+        vocabulary = self._vocabulary.extend(_checked(condition))
+        added = vocabulary.added(self._vocabulary)
+        if added:
+            self._vault.save_names(vocabulary)
+            self._vocabulary = self._teller.vocabulary = vocabulary
+            self.feed(*(ev.ConditionAdded(factor, value) for factor, value in added))
+        code = vocabulary.encode(condition)
+        png = images.encode_png(pixels)
+        record, facts = self._keeper.receive(png, pixels, dict(condition), code, self._now_s())
+        logged = self.feed(ev.ObservationMeasured(record, code, len(png), facts))
+        names = tuple(f"{self._vocabulary.names[f]}={self._vocabulary.factors[f].values[n - 1]}" for f, n in added)
+        for fact in logged:
+            match fact:
+                case ev.ObservationKept(observation=kept) if kept == record:
+                    return msg.Observed(record, True, fact.split, fact.reason, names)
+                case ev.ObservationDropped(observation=kept) if kept == record:
+                    return msg.Observed(record, False, "", fact.reason, names)
+                case ev.ObservationLost(observation=kept) if kept == record:
+                    raise InvalidInput(f"the observation could not be stored: {fact.reason}")
+        raise AssertionError("an observation is kept, dropped or lost")
+
+    def _ask(self, event: ev.Event) -> msg.Done:
+        """Feeds a wish; says which job it started, or why it did not start one."""
+        before = self._driver.state.n_jobs
+        logged = self.feed(event)
+        for fact in logged:
+            if isinstance(fact, ev.LearningDeferred):
+                return msg.Done(note=fact.reason)
+        work = self._driver.state.work
+        return msg.Done(job=work.job if work and self._driver.state.n_jobs > before else "")
+
+    # Orders
+
+    def _perform(self, order: do.Effect) -> list[ev.Event]:
+        """Carries out one order; what happened comes back as events. Every order may come twice."""
+        match order:
+            case do.StoreObservation():
+                return [self._keeper.store(order.observation, order.split, order.reason)]
+            case do.DropObservation():
+                self._keeper.drop(order.observation)
+                return []
+            case do.EvictRecords():
+                self._keeper.evict(order.records)
+                return []
+            case do.ReconcileRecords():
+                return self._keeper.reconcile(set(order.known), self._driver.state.pending)
+            case do.StartTraining() | do.StartMeasuring():
+                self._start_worker(order)
+                return []
+            case do.StopWorker():
+                self._end_worker(order.job)
+                return []
+            case do.ActivateVersion():
+                pointer = self._versions.activate(
+                    order.current, order.previous, order.sequence, probation=order.probation
+                )
+                return [ev.VersionActivated(order.current, pointer.seq)]
+            case do.ConfirmVersion():
+                pointer = self._versions.read_pointer()
+                if pointer.current == order.adapter:
+                    self._versions.activate(pointer.current, pointer.previous, pointer.seq, probation=False)
+                return []
+            case _:
+                raise AssertionError(f"no way to perform {type(order).__name__}")
+
+    # Workers
+
+    def _start_worker(self, order: do.StartTraining | do.StartMeasuring) -> None:
+        self._end_worker(order.job, keep=True)
+        task = asyncio.get_running_loop().create_task(self._work(order))
+        task.add_done_callback(self._ended)
+        self._workers[order.job] = task
+
+    async def _work(self, order: do.StartTraining | do.StartMeasuring) -> None:
+        """One worker from start to outcome; whatever becomes of it is an event."""
+        stage = "train" if isinstance(order, do.StartTraining) else "measure"
+        if isinstance(order, do.StartTraining):
+            self.feed(ev.TrainingStarted(order.job, order.attempt))
+        outcome = await workers.run(
+            self._root / "jobs" / order.job,
+            self._job(order),
+            stage,
+            order.attempt,
+            self._config.learn.timeout_s,
+            self._files,
+            self._teller.report,
+        )
+        self._teller.progress = None
+        self._workers.pop(order.job, None)
+        self.feed(_fact_of(order, outcome))
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """A worker's task that could not log its outcome is tried again at a later tick."""
+        self._workers = {job: other for job, other in self._workers.items() if other is not task}
+        fault = None if task.cancelled() else task.exception()
+        if isinstance(fault, EvergroveError | OSError):
+            self._retry_at_s = self._now_s() + RETRY_S
+            self._teller.warn(str(fault))
+        elif fault is not None:
+            raise fault
+
+    def _job(self, order: do.StartTraining | do.StartMeasuring) -> jobs.Job:
+        device, release = str(self._root), str(self._release.folder)
+        if isinstance(order, do.StartTraining):
+            learn = msgspec.structs.replace(self._config.learn, steps=order.steps)
+            seed = seed_of(self._driver.state.seed, "train", order.job)
+            return jobs.Train(device, release, order.parent, order.fresh, learn, seed)
+        learn = self._config.learn
+        return jobs.Measure(
+            device, release, order.candidate, order.source, order.incumbent, order.learnt, order.gamma, learn
+        )
+
+    def _report(self, progress: msg.JobState) -> None:
+        self._progress = progress
+
+    def _end_worker(self, job: str, keep: bool = False) -> None:
+        """Ends the worker of a job, if one runs; its folder goes too, unless the job goes on."""
+        task = self._workers.pop(job, None)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+        if not keep:
+            shutil.rmtree(self._root / "jobs" / job, ignore_errors=True)
+            self._versions.collect(keep=self._teller.book.candidates)
+
+    def _sweep_jobs(self) -> None:
+        """Removes folders of jobs that ended while nobody could tidy up."""
+        work, folder = self._driver.state.work, self._root / "jobs"
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if work is None or path.name != work.job:
+                shutil.rmtree(path, ignore_errors=True)
+
+    # Helpers
+
+    def _welcome(self) -> msg.Welcome:
+        return msg.Welcome(self._driver.state.device, str(self._release.folder), self._vocabulary, os.getpid())
+
+
+def _fact_of(order: do.StartTraining | do.StartMeasuring, outcome: jobs.Outcome | str) -> ev.Event:
+    """What an outcome means for the log."""
+    match outcome:
+        case str():
+            return ev.JobInterrupted(order.job, outcome)
+        case jobs.Failed():
+            return ev.JobFailed(order.job, outcome.reason)
+        case jobs.Refused():
+            return ev.CandidateRefused(order.job, outcome.reason)
+        case jobs.Trained():
+            return ev.TrainingFinished(
+                order.job, outcome.candidate, outcome.steps, outcome.seconds, outcome.loss, outcome.n_bytes
+            )
+        case jobs.Measured():
+            assert isinstance(order, do.StartMeasuring), "only a measuring job measures"
+            return ev.CandidateMeasured(order.job, outcome.candidate, order.gamma, outcome.comparisons, outcome.seconds)
+        case _:
+            assert_never(outcome)
+
+
+def _checked(condition: dict[str, str]) -> dict[str, str]:
+    """A condition from an app: a bounded number of short, printable words."""
+    if not condition:
+        raise UsageError("an observation needs a condition, such as emotion=happy")
+    for factor, value in condition.items():
+        if not value or len(value) > 64 or not value.isprintable():
+            raise InvalidInput(f"the value of '{factor}' must be 1 to 64 printable characters, got {value[:70]!r}")
+    return condition

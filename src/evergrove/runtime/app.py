@@ -1,0 +1,279 @@
+"""``LocalDevice``: what an app holds. Generation happens here, in the app's process; all else is the agent's.
+
+``generate`` reads one pointer and never waits for training, the agent or a network. A watcher thread looks for newly
+promoted versions, fuses them into the idle slot and swaps between two calls.
+"""
+
+import contextlib
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from evergrove.adapters import clock
+from evergrove.adapters.images import to_media
+from evergrove.core import errors
+from evergrove.core import messages as msg
+from evergrove.core.conditions import Condition, Vocabulary
+from evergrove.core.config import Config
+from evergrove.core.errors import EvergroveError, Unreachable, UsageError
+from evergrove.runtime.picture import Picture
+
+JOB_POLL_S = 0.1
+ATTEMPTS_MAX = 3
+
+
+class Line(Protocol):
+    """A way to the agent: one request, one reply. The socket's client, or an agent in the same process in tests."""
+
+    def ask(self, request: msg.Request, timeout_s: float | None = None) -> msg.Reply:
+        """Sends a request and waits for its reply; raises ``Unreachable``."""
+
+    def close(self) -> None:
+        """Hangs up."""
+
+
+class Studio(Protocol):
+    """What makes pictures: loaded at the first ``generate``, since it alone needs torch."""
+
+    def generate(
+        self, condition: Condition, seed: int, steps: int | None, guidance: float | None
+    ) -> tuple[Any, str | None]:
+        """A picture uint8 (H, W, 3) and the version that made it."""
+
+    def refresh(self) -> str | None:
+        """Puts the newest version live if there is one; says what is wrong with it, if anything."""
+
+
+class LocalDevice:
+    """One device, for the apps on it. Thread-safe; a context manager. ``bootstrap.Device`` opens and creates them."""
+
+    def __init__(self, root: Path, config: Config, connect: Callable[[], Line], studio: Callable[[], Studio]) -> None:
+        """``connect`` gives a line to the device's agent and starts one where there is none."""
+        self.root = root
+        self.config = config
+        self._connect = connect
+        self._make_studio = studio
+        self._studio: Studio | None = None
+        self._lock = threading.Lock()
+        self._line: Line = connect()
+        self._numbers = itertools.count(1)
+        self._seeds = itertools.count(int.from_bytes(os.urandom(3), "big"))
+        self._closed = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self._welcome = self._hello()
+
+    # Making pictures
+
+    def generate(
+        self, condition: Condition, *, seed: int | None = None, steps: int | None = None, guidance: float | None = None
+    ) -> Picture:
+        """A picture of ``condition``, made here and now; the same seed and version give the same picture.
+
+        ``steps`` 1-32 and ``guidance`` (1.0 is none) default to what the release was measured at. Raises
+        ``UnknownCondition``, which names the nearest known value, and ``UsageError`` for settings out of range.
+        """
+        if steps is not None and not 1 <= steps <= 32:
+            raise UsageError(f"steps = {steps}; a sampler takes 1 to 32 steps")
+        if guidance is not None and not 0 <= guidance <= 20:
+            raise UsageError(f"guidance = {guidance}; it must be between 0 and 20 (1 is none)")
+        studio = self._studio or self._open_studio()
+        seed = next(self._seeds) if seed is None else seed
+        start_s = time.perf_counter()
+        pixels, version = studio.generate(condition, seed, steps, guidance)
+        latency_ms = (time.perf_counter() - start_s) * 1000
+        number = next(self._numbers)
+        return Picture(f"{self._welcome.device[:8]}-{number}", pixels, dict(condition), seed, version, latency_ms)
+
+    def warm_up(self) -> None:
+        """Loads the generator now instead of at the first ``generate`` (about two seconds, mostly torch)."""
+        if self._studio is None:
+            self._open_studio()
+
+    # Showing the world to it
+
+    def observe(self, media: Any, condition: Condition) -> msg.Observed:
+        """Shows one observation: encoded bytes, a path, a uint8 array (H, W, 3) or a Pillow image.
+
+        The reply says whether it was kept, and why; kept means durable. A value that the device does not know yet
+        becomes a new condition (``new_values``). Raises ``InvalidMedia`` with a short ``reason``, ``UnknownCondition``
+        for an unknown factor.
+        """
+        reply = self._ask(msg.Observe(to_media(media), dict(condition)))
+        assert isinstance(reply, msg.Observed)
+        return reply
+
+    # Learning
+
+    def learn(
+        self, steps: int = 0, wait: bool = True, progress: Callable[[msg.JobState], None] | None = None
+    ) -> msg.JobResult:
+        """Learns what was kept and lets the golden gate judge it. ``steps`` 0 means the configured number.
+
+        With ``wait`` the result says accepted, rejected or failed, in one sentence; without, verdict is ``started``.
+        """
+        return self._job(msg.LearnNow(steps), wait, progress)
+
+    def offer(
+        self, adapter: str | Path, wait: bool = True, progress: Callable[[msg.JobState], None] | None = None
+    ) -> msg.JobResult:
+        """Hands over an adapter file made elsewhere: it passes the same checks and the same gate, or is refused."""
+        return self._job(msg.Offer(str(Path(adapter).absolute())), wait, progress)
+
+    def recheck(self, wait: bool = True, progress: Callable[[msg.JobState], None] | None = None) -> msg.JobResult:
+        """Checks the active version on the golden set again, without an update."""
+        return self._job(msg.Recheck(), wait, progress)
+
+    def rollback(self) -> msg.Done:
+        """Goes back to the previous version, between two calls of ``generate``."""
+        reply = self._ask(msg.RollBack())
+        assert isinstance(reply, msg.Done)
+        self.refresh()
+        return reply
+
+    def refresh(self) -> None:
+        """Puts a newly promoted version live now instead of within ``generate.poll_s``."""
+        if self._studio is not None:
+            self._refresh(self._studio)
+
+    # Looking at it
+
+    def status(self) -> msg.Status:
+        """What the device is, holds and does, and what it decided lately."""
+        reply = self._ask(msg.GetStatus())
+        assert isinstance(reply, msg.Status)
+        return reply
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The conditions that the device understands today, the ones that it met itself included."""
+        return self._hello().vocabulary
+
+    @property
+    def agent_pid(self) -> int:
+        """The process that owns the device now."""
+        return self._hello().pid
+
+    def wait_idle(self, timeout_s: float = 600.0) -> msg.Status:
+        """Waits until no job is under way. Raises ``Unreachable`` when that takes longer than ``timeout_s``."""
+        deadline_s = clock.elapsed_s() + timeout_s
+        while (status := self.status()).job is not None:
+            if clock.elapsed_s() > deadline_s:
+                raise Unreachable(f"{status.job.job} is still under way after {timeout_s:g} s")
+            time.sleep(JOB_POLL_S)
+        return status
+
+    def close(self, stop_agent: bool = False) -> None:
+        """Lets go of the device. Its agent ends by itself when nobody needs it; ``stop_agent`` ends it now."""
+        self._closed.set()
+        if stop_agent:
+            with contextlib.suppress(Unreachable):
+                self._line.ask(msg.Stop(), 5.0)
+        self._line.close()
+        if self._watcher is not None:
+            self._watcher.join(timeout=5.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # Helpers
+
+    def _job(self, request: msg.Request, wait: bool, progress: Callable[[msg.JobState], None] | None) -> msg.JobResult:
+        """Starts a job and follows it to its end, also across a restart of the agent."""
+        reply = self._ask(request)
+        assert isinstance(reply, msg.Done)
+        if not reply.job:
+            return msg.JobResult("", "deferred", reply.note)
+        if not wait:
+            return msg.JobResult(reply.job, "started", "")
+        while True:
+            status = self.status()
+            if status.job is not None and status.job.job == reply.job:
+                if progress is not None:
+                    progress(status.job)
+            else:
+                for result in status.results:
+                    if result.job == reply.job:
+                        self.refresh()
+                        return result
+                if status.job is None:
+                    return msg.JobResult(reply.job, "failed", "the job ended without a result; see the device's log")
+            time.sleep(JOB_POLL_S)
+
+    def _ask(self, request: msg.Request) -> msg.Reply:
+        """One request; an agent that has gone is started again, a refusal is raised as what it was."""
+        for attempt in range(ATTEMPTS_MAX):
+            try:
+                with self._lock:
+                    reply = self._line.ask(request, self.config.agent.reply_timeout_s)
+                break
+            except Unreachable:
+                if attempt + 1 == ATTEMPTS_MAX or self._closed.is_set() or not _harmless_twice(request):
+                    raise
+                with self._lock:
+                    self._line.close()
+                    self._line = self._connect()
+        if isinstance(reply, msg.Fault):
+            raise _error(reply)
+        return reply
+
+    def _hello(self) -> msg.Welcome:
+        reply = self._ask(msg.Hello(msg.PROTOCOL))
+        assert isinstance(reply, msg.Welcome)
+        return reply
+
+    def _open_studio(self) -> Studio:
+        with self._lock:
+            if self._studio is None:
+                studio = self._make_studio()
+                self._refresh(studio)
+                self._studio = studio
+                self._watcher = threading.Thread(target=self._watch, name="evergrove-watch", daemon=True)
+                self._watcher.start()
+            return self._studio
+
+    def _watch(self) -> None:
+        """Looks for new versions off the path of ``generate``, and keeps the agent from falling asleep."""
+        spoken_s = clock.elapsed_s()
+        while not self._closed.wait(self.config.generate.poll_s):
+            assert self._studio is not None
+            self._refresh(self._studio)
+            if clock.elapsed_s() - spoken_s > self.config.agent.linger_s / 3:
+                spoken_s = clock.elapsed_s()
+                try:
+                    self._hello()
+                except EvergroveError:
+                    continue  # generation goes on without an agent; the next request starts one or says why not
+
+    def _refresh(self, studio: Studio) -> None:
+        problem = studio.refresh()
+        if problem is not None:
+            adapter, _, reason = problem.partition(": ")
+            try:
+                self._line.ask(msg.ReportFailure(adapter, reason), self.config.agent.reply_timeout_s)
+            except Unreachable:
+                return  # the studio serves the last good version meanwhile and will report again
+
+
+def _harmless_twice(request: msg.Request) -> bool:
+    """Whether a request may be sent again when its reply was lost.
+
+    An observation seen twice is a duplicate and is dropped; a second wish to learn is deferred to the first.
+    """
+    return not isinstance(request, msg.RollBack | msg.Stop)
+
+
+def _error(fault: msg.Fault) -> EvergroveError:
+    """A refusal as the exception that it was at the agent."""
+    kind = getattr(errors, fault.error, EvergroveError)
+    if kind is errors.InvalidMedia:
+        return errors.InvalidMedia(fault.reason, fault.message)
+    if isinstance(kind, type) and issubclass(kind, EvergroveError):
+        return kind(fault.message)
+    return EvergroveError(fault.message)

@@ -1,0 +1,36 @@
+"""A generated picture, with where it came from."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evergrove.media.provenance import png_with_provenance
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What ``generate`` gives: ``array`` is uint8 (H, W, 3); ``version`` the adapter's SHA-256, None for the release.
+
+    ``latency_ms`` is what making it took, from the call to the pixels.
+    """
+
+    id: str
+    array: NDArray[np.uint8] = field(repr=False)
+    condition: dict[str, str]
+    seed: int
+    version: str | None
+    latency_ms: float
+
+    def png(self) -> bytes:
+        """The picture as PNG, its provenance in the text chunks ``Software`` and ``evergrove``."""
+        facts = {"id": self.id, "condition": self.condition, "seed": self.seed, "version": self.version}
+        return png_with_provenance(self.array, json.dumps(facts, sort_keys=True))
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the PNG to ``path`` and gives the path back."""
+        target = Path(path)
+        target.write_bytes(self.png())
+        return target

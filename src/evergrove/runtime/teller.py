@@ -1,0 +1,94 @@
+"""What an agent tells people and apps: status, the latest decisions in sentences, how jobs ended, and warnings."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from evergrove.adapters.release import Release
+from evergrove.core import events as ev
+from evergrove.core import messages as msg
+from evergrove.core.conditions import Code, Vocabulary
+from evergrove.core.config import Config
+from evergrove.tiers.device import State
+from evergrove.views import jobbook
+from evergrove.views.sentences import judgement, name, sentence
+
+DECISIONS_KEPT = 50
+WARNINGS_KEPT = 32
+JUDGED = {"accepted": "accept", "rejected": "reject", "alarm": "alarm", "refresh": "refresh"}
+"""Verdicts of the book that the gate gave, in the gate's own words."""
+
+
+class Teller:
+    """A fold over the agent's events, and words for them. ``vocabulary`` is today's: names never enter the log."""
+
+    def __init__(self, config: Config, release: Release, vocabulary: Vocabulary, past: Sequence[ev.Event]) -> None:
+        """``past`` are the newest events of earlier lives, so that an app which waits for a job hears of its end."""
+        self.vocabulary = vocabulary
+        self.book = jobbook.Book()
+        self.progress: msg.JobState | None = None
+        self._config = config
+        self._release = release
+        self._decisions: deque[str] = deque(maxlen=DECISIONS_KEPT)
+        self._warnings: deque[str] = deque(maxlen=WARNINGS_KEPT)
+        for fact in past:
+            self.note(fact)
+
+    def note(self, fact: ev.Event) -> None:
+        """Takes in one more event."""
+        self.book = jobbook.fold(self.book, fact)
+        text = sentence(fact, self.vocabulary)
+        if text:
+            self._decisions.append(text)
+
+    def report(self, progress: msg.JobState) -> None:
+        """Takes in how far a worker is."""
+        self.progress = progress
+
+    def warn(self, text: str) -> None:
+        """Keeps a warning; the same one twice in a row is one."""
+        if not self._warnings or self._warnings[-1] != text:
+            self._warnings.append(text)
+
+    def status(self, state: State) -> msg.Status:
+        """What the device is, holds and does."""
+        held = state.keeping.buffer
+        return msg.Status(
+            device=state.device,
+            release=self._release.manifest.name,
+            vocabulary=self.vocabulary,
+            active=state.active,
+            previous=state.previous,
+            on_probation=state.probation,
+            sequence=state.sequence,
+            observed=state.n_observed,
+            kept=state.n_kept,
+            dropped=dict(state.dropped),
+            records=self._named(held.counts("train")),
+            waiting=len(state.fresh),
+            golden=self._named(held.counts("golden")),
+            job=self._job(state),
+            results=tuple(self._result(entry) for entry in self.book.ended),
+            gate_looks=state.looking.n_updates,
+            gate_looks_max=self._config.gate.looks_max,
+            decisions=tuple(self._decisions),
+            warnings=tuple(self._warnings),
+        )
+
+    def _named(self, counts: Mapping[Code, int]) -> dict[str, int]:
+        return {name(code, self.vocabulary): n for code, n in counts.items()}
+
+    def _job(self, state: State) -> msg.JobState | None:
+        work = state.work
+        if work is None:
+            return None
+        if self.progress is not None and self.progress.job == work.job:
+            return self.progress
+        return msg.JobState(work.job, work.stage, work.attempt)
+
+    def _result(self, entry: jobbook.Entry) -> msg.JobResult:
+        failed = tuple(dict.fromkeys(name(code, self.vocabulary) for _, code in entry.failed))
+        said = entry.sentence
+        if entry.verdict in JUDGED:
+            said = judgement(JUDGED[entry.verdict], entry.gamma, entry.failed, self.vocabulary)
+        sizes = entry.steps, entry.seconds, entry.n_bytes
+        return msg.JobResult(entry.job, entry.verdict, said, entry.gamma, failed, entry.adapter, *sizes)

@@ -1,0 +1,98 @@
+"""Worker processes as the agent sees them: start one for a job, follow its progress, read its outcome, end it.
+
+A worker is a process of its own (DESIGN §3): it alone imports torch, runs at idle priority, and dies with the agent.
+What it leaves is one file, ``outcome.json``; a worker that ends without it was interrupted.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from evergrove.adapters.files import Files
+from evergrove.core.jobs import Failed, Job, Outcome
+from evergrove.core.messages import JobState
+
+OUTCOME = "outcome.json"
+LOG_BYTES_MAX = 1 << 20
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """One line of a worker's stdout."""
+
+    step: int
+    steps: int
+    loss: float
+    eta_s: float
+
+
+def environment(threads: int) -> dict[str, str]:
+    """A worker's environment: numeric libraries must not start more threads than they are given."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    return {**os.environ, **dict.fromkeys(names, str(threads)), "PYTHONUNBUFFERED": "1"}
+
+
+async def run(
+    folder: Path, job: Job, stage: str, attempt: int, timeout_s: float, files: Files, report: Callable[[JobState], None]
+) -> Outcome | str:
+    """Runs one worker to its end; gives its outcome, or says in words how it was interrupted.
+
+    ``report`` hears about progress. A cancelled call kills the worker.
+    """
+    files.make_folder(folder)
+    files.remove(folder / OUTCOME)
+    files.write(folder / "job.json", msgspec.json.encode(job))
+    errors = folder / "worker.log"
+    if errors.exists() and errors.stat().st_size > LOG_BYTES_MAX:
+        errors.unlink()
+    with errors.open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "evergrove.runtime.worker", str(folder), str(os.getpid())),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+            stdin=asyncio.subprocess.DEVNULL,
+            env=environment(job.learn.threads),
+        )
+    report(JobState(folder.name, stage, attempt, pid=process.pid))
+    try:
+        await asyncio.wait_for(_follow(process, folder.name, stage, attempt, report), timeout_s)
+    except TimeoutError:
+        return f"no end after {timeout_s:g} s"
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+    return read_outcome(folder, process.returncode or 0)
+
+
+def read_outcome(folder: Path, code: int) -> Outcome | str:
+    """What a worker left behind, or how it ended without leaving anything."""
+    try:
+        data = (folder / OUTCOME).read_bytes()
+    except FileNotFoundError:
+        if code < 0:
+            return f"the worker was ended by {signal.Signals(-code).name}"
+        return f"the worker exited with {code} and no outcome; see {folder.name}/worker.log"
+    try:
+        outcome: Outcome = msgspec.json.decode(data, type=Outcome)
+        return outcome
+    except (msgspec.ValidationError, msgspec.DecodeError) as fault:
+        return Failed(f"outcome not understood: {fault}")
+
+
+async def _follow(
+    process: asyncio.subprocess.Process, job: str, stage: str, attempt: int, report: Callable[[JobState], None]
+) -> None:
+    assert process.stdout is not None
+    decoder = msgspec.json.Decoder(Progress)
+    async for line in process.stdout:
+        try:
+            at = decoder.decode(line)
+        except (msgspec.ValidationError, msgspec.DecodeError):
+            continue  # something that a library printed: it is not ours to judge
+        report(JobState(job, stage, attempt, at.step, at.steps, at.loss, at.eta_s, process.pid))
+    await process.wait()
