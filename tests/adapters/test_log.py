@@ -243,7 +243,7 @@ def test_mistakes_of_the_caller(tmp_path: Path) -> None:
         log.append(["closed"], at_s=1.0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(batches=st.lists(st.lists(st.text(max_size=20), max_size=5), max_size=6), cut=st.integers(0, 30))
 def test_replay_is_append(tmp_path_factory: pytest.TempPathFactory, batches: list[list[str]], cut: int) -> None:
     """Law: replay after k gives exactly what was appended after k, however it was batched."""

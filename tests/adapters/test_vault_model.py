@@ -99,4 +99,4 @@ class VaultModel(RuleBasedStateMachine):
 
 
 TestVaultModel = VaultModel.TestCase
-TestVaultModel.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
+TestVaultModel.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)

@@ -206,3 +206,13 @@ def test_more_harm_more_doubt_or_fewer_items_never_help(
         if mean > 0:
             assert not passes(mean, std + worse, n)
             assert not passes(mean, std, max(4, n - fewer))
+
+
+@settings(max_examples=60, deadline=None)
+@given(std=st.floats(0, 1), n=st.integers(4, 400), skew=st.floats(-5, 5))
+def test_skew_never_makes_the_bound_smaller(std: float, n: int, skew: float) -> None:
+    """The correction only ever asks for more; without skew and without spread it asks for nothing."""
+    plain = bound_on_harm(0.1, std, n, 1e-4)
+    assert bound_on_harm(0.1, std, n, 1e-4, skew) >= plain
+    assert bound_on_harm(0.1, std, n, 1e-4, 0.0) == plain
+    assert bound_on_harm(0.1, 0.0, n, 1e-4, skew) == 0.1

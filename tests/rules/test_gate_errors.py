@@ -181,6 +181,19 @@ def test_how_many_items_it_takes() -> None:
 ITEMS_NEEDED = {0.5: 16, 1.0: 42, 2.0: 146}
 
 
+def test_harm_in_a_few_items_does_not_slip_through() -> None:
+    """Exponential differences at .001: Student's bound errs over three times too often, the corrected one does not."""
+    rng, alpha, trials = np.random.default_rng(6), 1e-3, 40_000
+    d = rng.exponential(1.0, (trials, N_ITEMS)).astype(np.float32) - 1  # true harm 0
+    mean, std = d.mean(1), d.std(1, ddof=1)
+    skew = ((d - mean[:, None]) ** 3).mean(1) / d.std(1) ** 3
+    rows = list(zip(mean.tolist(), std.tolist(), skew.tolist(), strict=True))
+    plain = sum(bound_on_harm(m, s, N_ITEMS, alpha) < 0 for m, s, _ in rows)
+    corrected = sum(bound_on_harm(m, s, N_ITEMS, alpha, k) < 0 for m, s, k in rows)
+    assert at_least(plain, trials) > 3 * alpha
+    assert at_most(corrected, trials) < 2 * alpha
+
+
 def test_gain_level_is_not_part_of_the_family() -> None:
     """Without any gain the gain test passes in 5 % of all looks: it is no guard, and is documented as none."""
     rng = np.random.default_rng(5)

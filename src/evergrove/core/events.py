@@ -160,7 +160,10 @@ class CandidateRefused(Fact, frozen=True, tag="candidate_refused"):
 
 
 class GateJudged(Fact, frozen=True, tag="gate_judged"):
-    """The golden gate's verdict: accept, rescale or reject, and the conditions that failed."""
+    """The golden gate's verdict and the conditions that failed.
+
+    Of an update: accept, rescale, reject or refresh; of a re-check: passed or alarm.
+    """
 
     job: str
     verdict: str

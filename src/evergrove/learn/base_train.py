@@ -42,7 +42,7 @@ class TrainPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip: float = 1.0
     distil: float = 0.5
     """Share of a batch that aims at the teacher's x̂, 0-1; without a teacher it is ignored."""
-    distil_from: float = 0.6
+    distil_from: float = 0.75
     """After which part of the steps the teacher is asked, 0-1: what is coarse is learnt as well without it."""
     checkpoint_every: int = 250
 

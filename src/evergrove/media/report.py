@@ -200,7 +200,13 @@ def png_uri(pixels: NDArray[np.uint8]) -> str:
 
 
 def _past(verdict: str) -> str:
-    words = {"accept": "accepted", "reject": "rejected", "rescale": "sent back", "refused": "refused"}
+    words = {
+        "accept": "accepted",
+        "reject": "rejected",
+        "rescale": "sent back",
+        "passed": "passed",
+        "refused": "refused",
+    }
     return words.get(verdict, verdict)
 
 

@@ -41,8 +41,8 @@ class Studio(Protocol):
 
     def generate(
         self, condition: Condition, seed: int, steps: int | None, guidance: float | None
-    ) -> tuple[Any, str | None]:
-        """A picture uint8 (H, W, 3) and the version that made it."""
+    ) -> tuple[Any, dict[str, str], str | None]:
+        """A picture uint8 (H, W, 3), the whole condition that it shows, and the version that made it."""
 
     def refresh(self) -> str | None:
         """Puts the newest version live if there is one; says what is wrong with it, if anything."""
@@ -59,6 +59,7 @@ class LocalDevice:
         self._make_studio = studio
         self._studio: Studio | None = None
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
         self._line: Line = connect()
         self._numbers = itertools.count(1)
         self._seeds = itertools.count(int.from_bytes(os.urandom(3), "big"))
@@ -73,6 +74,8 @@ class LocalDevice:
     ) -> Picture:
         """A picture of ``condition``, made here and now; the same seed and version give the same picture.
 
+        Factors that ``condition`` leaves open are drawn from the seed; the picture's own ``condition`` names them all.
+
         ``steps`` 1-32 and ``guidance`` (1.0 is none) default to what the release was measured at. Raises
         ``UnknownCondition``, which names the nearest known value, and ``UsageError`` for settings out of range.
         """
@@ -83,10 +86,10 @@ class LocalDevice:
         studio = self._studio or self._open_studio()
         seed = next(self._seeds) if seed is None else seed
         start_s = time.perf_counter()
-        pixels, version = studio.generate(condition, seed, steps, guidance)
+        pixels, whole, version = studio.generate(condition, seed, steps, guidance)
         latency_ms = (time.perf_counter() - start_s) * 1000
         number = next(self._numbers)
-        return Picture(f"{self._welcome.device[:8]}-{number}", pixels, dict(condition), seed, version, latency_ms)
+        return Picture(f"{self._welcome.device[:8]}-{number}", pixels, whole, seed, version, latency_ms)
 
     def warm_up(self) -> None:
         """Loads the generator now instead of at the first ``generate`` (about two seconds, mostly torch)."""
@@ -229,7 +232,7 @@ class LocalDevice:
         return reply
 
     def _open_studio(self) -> Studio:
-        with self._lock:
+        with self._opening:
             if self._studio is None:
                 studio = self._make_studio()
                 self._refresh(studio)

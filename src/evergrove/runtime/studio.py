@@ -14,6 +14,7 @@ from evergrove.adapters.release import Release
 from evergrove.adapters.versions import Versions
 from evergrove.core.conditions import Condition
 from evergrove.core.errors import EvergroveError, InvalidArtefact
+from evergrove.core.rng import stream
 from evergrove.learn import flow
 from evergrove.learn.adapter_file import adapter_of_bytes
 from evergrove.learn.base import load_base
@@ -39,15 +40,20 @@ class LocalStudio:
 
     def generate(
         self, condition: Condition, seed: int, steps: int | None, guidance: float | None
-    ) -> tuple[NDArray[np.uint8], str | None]:
-        """A picture uint8 (H, W, 3) of a condition and the version that made it (None: the release alone).
+    ) -> tuple[NDArray[np.uint8], dict[str, str], str | None]:
+        """A picture uint8 (H, W, 3), its whole condition, and the version that made it (None: the release alone).
+
+        What ``condition`` leaves open is drawn from the seed among what the release knows: a sampler of few steps would
+        otherwise settle 'any hair' patch by patch.
 
         Raises ``UnknownCondition``, and ``EvergroveError`` where the network gives what is not finite.
         """
         sampler, n_px = self._manifest.sampler, self._manifest.image_px
         noise = torch.randn((1, 3, n_px, n_px), generator=torch.Generator().manual_seed(seed))
         with self._live.lease() as live, torch.inference_mode():
-            code = torch.tensor([live.vocabulary.encode(condition)])
+            live.vocabulary.encode(condition)
+            whole = self._whole(condition, seed)
+            code = torch.tensor([live.vocabulary.encode(whole)])
             method: flow.Method = "heun" if sampler.method == "heun" else "euler"
             strength = sampler.guidance if guidance is None else guidance
             x = flow.sample(live.module, code, noise, steps or sampler.steps, method, strength)
@@ -55,7 +61,13 @@ class LocalStudio:
         if not torch.isfinite(x).all():
             self._broken = version
             raise EvergroveError(f"version {version or 'release'} made a picture that is not finite; it is reported")
-        return to_uint8(x)[0], version
+        return to_uint8(x)[0], whole, version
+
+    def _whole(self, condition: Condition, seed: int) -> dict[str, str]:
+        """The condition with a value for every factor."""
+        rng = stream(seed, "generate", "left open")
+        drawn = {f.name: f.values[int(rng.integers(len(f.values)))] for f in self._manifest.vocabulary.factors}
+        return {**drawn, **condition}
 
     def refresh(self) -> str | None:
         """Puts the newest version live, if it is another one; what is wrong with it, as ``SHA-256: reason``."""

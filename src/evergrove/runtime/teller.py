@@ -14,7 +14,7 @@ from evergrove.views.sentences import judgement, name, sentence
 
 DECISIONS_KEPT = 50
 WARNINGS_KEPT = 32
-JUDGED = {"accepted": "accept", "rejected": "reject", "alarm": "alarm", "refresh": "refresh"}
+JUDGED = {"accepted": "accept", "rejected": "reject", "passed": "passed", "alarm": "alarm", "refresh": "refresh"}
 """Verdicts of the book that the gate gave, in the gate's own words."""
 
 

@@ -296,7 +296,7 @@ def _judge_again(
         q for q in gate.questions(_known_groups(state), (), (), teacher=state.teacher) if q.kind != "incumbent"
     )
     verdict = gate.recheck(policy, event.comparisons, expected)
-    fact = do.Emit(_judgement(work, verdict, verdict.outcome))
+    fact = do.Emit(_judgement(work, verdict, "passed" if verdict.outcome == "accept" else "alarm"))
     state = _change(state, checked_at_s=now_s)
     if verdict.outcome == "accept":
         orders: Effects = [fact, do.StopWorker(work.job)]

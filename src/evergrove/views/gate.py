@@ -39,7 +39,7 @@ class Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def passed(self) -> bool:
         """Whether the candidate went through."""
-        return self.verdict == "accept"
+        return self.verdict in ("accept", "passed")
 
     def said(self, vocabulary: Vocabulary | None = None) -> str:
         """The verdict in words, with the names of what failed."""

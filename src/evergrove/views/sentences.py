@@ -99,6 +99,8 @@ def judgement(
     share = "" if gamma >= 1.0 else f" at {gamma:g} of its strength"
     if verdict == "accept":
         return f"the gate accepted the update{share}"
+    if verdict == "passed":
+        return "the golden re-check passed"
     if verdict == "refresh":
         return "the gate asked for a fresh golden set: this one has served its updates"
     whys = [f"{said} {together(names)}" for said, names in _blame(failed, vocabulary).items()]

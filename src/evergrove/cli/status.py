@@ -1,0 +1,85 @@
+"""``evergrove status``: what a device holds and does, and what it decided lately."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evergrove.cli import show
+from evergrove.cli.common import AsJson, DeviceOption, open_device
+from evergrove.cli.learn import STAGES
+
+if TYPE_CHECKING:
+    from evergrove.core.messages import JobState, Status
+
+
+def status(
+    decisions: Annotated[
+        int, typer.Option("--decisions", "-n", min=0, help="How many of its latest decisions to show.")
+    ] = 10,
+    device: DeviceOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the device holds, what it does now, and its latest decisions, each with its reason.
+
+    Example: evergrove status --decisions 20
+    """
+    with open_device(device) as opened:
+        now = opened.status()
+    if as_json:
+        show.json(now)
+        return
+    show.table(facts(now))
+    if decisions and now.decisions:
+        show.line("\nLatest decisions, newest last:")
+        for sentence, times in latest(now.decisions, decisions):
+            show.line(f"  {show.sentence(sentence)}" + (f" ({times} times)" if times > 1 else ""))
+    for warning in now.warnings:
+        show.note(f"warning: {warning}")
+
+
+def facts(now: "Status") -> list[tuple[str, str]]:
+    """A status as rows for people."""
+    dropped = ", ".join(f"{n} {reason}" for reason, n in sorted(now.dropped.items(), key=lambda item: -item[1]))
+    n_dropped = sum(now.dropped.values())
+    active = show.version_words(now.active)
+    if now.on_probation:
+        active += ", on probation"
+    if now.active:
+        active += f"; before it {show.version_words(now.previous)}"
+    rows = [
+        ("device", now.device),
+        ("release", now.release),
+        ("active", active),
+        ("observed", f"{now.observed}: kept {now.kept}, dropped {n_dropped}{f' ({dropped})' if dropped else ''}"),
+        ("replay buffer", counts(now.records)),
+        ("own golden set", counts(now.golden)),
+        ("waiting to be learnt", show.plural(now.waiting, "observation")),
+        ("golden gate", f"{now.gate_looks} of {now.gate_looks_max} updates judged with this golden set"),
+        ("now", job(now.job)),
+    ]
+    return rows
+
+
+def latest(decisions: Sequence[str], n: int) -> list[tuple[str, int]]:
+    """The last ``n`` decisions, each with how often it was taken in a row."""
+    return [(sentence, len(list(same))) for sentence, same in groupby(decisions)][-n:]
+
+
+def counts(by_name: dict[str, int]) -> str:
+    """``{"emotion=love": 24}`` → ``24 (emotion=love 24)``."""
+    if not by_name:
+        return "empty"
+    parts = ", ".join(f"{name} {n}" for name, n in sorted(by_name.items()))
+    return f"{sum(by_name.values())} ({parts})"
+
+
+def job(state: "JobState | None") -> str:
+    """What a device is doing, in words."""
+    if state is None:
+        return "nothing to do"
+    far = f", step {state.step} of {state.steps}" if state.steps else ""
+    left = f", {show.duration(state.eta_s)} left" if state.eta_s else ""
+    again = f", attempt {state.attempt}" if state.attempt > 1 else ""
+    return f"{STAGES.get(state.stage, state.stage)}{far}{left}{again}"
