@@ -43,8 +43,8 @@ from evergrove.rules import features, novelty
 from evergrove.rules.kept import KeptIndex, measure
 
 RELEASE = Path(evergrove.__file__).parent / "assets" / "avatars"
-PER_VALUE = 96
-"""Pictures that the oracle reads of every emotion."""
+PER_NEW, PER_OLD = 96, 24
+"""Pictures that the oracle reads of every new emotion, and of every one that the base knows."""
 
 
 @dataclass
@@ -148,7 +148,7 @@ class Course:
             adapter = adapter_of_bytes(outcome.candidate.read_bytes())
         network = fuse(model, basis, adapter)
         golden = read_pack(self.release / manifest.golden.name)
-        asked = _asked(golden.codes, vocabulary, seed)
+        asked = _asked(golden.codes, vocabulary, manifest.vocabulary.sizes[0], seed)
         rng = torch.Generator().manual_seed(seed)
         noise = torch.randn((len(asked), 3, manifest.image_px, manifest.image_px), generator=rng)
         sampler = manifest.sampler
@@ -162,12 +162,15 @@ class Course:
         return {"new": float(right[~old].mean()), "old": float(right[old].mean()), "seconds": outcome.seconds}
 
 
-def _asked(codes: NDArray[np.int16], vocabulary: Vocabulary, seed: int) -> NDArray[np.int16]:
-    """``PER_VALUE`` conditions of every emotion, in looks of the golden set."""
-    rng = named(seed, "asked")
-    asked = np.repeat(codes[rng.choice(len(codes), PER_VALUE, replace=False)], vocabulary.sizes[0], axis=0)
-    asked[:, 0] = np.tile(np.arange(1, vocabulary.sizes[0] + 1), PER_VALUE)
-    return asked
+def _asked(codes: NDArray[np.int16], vocabulary: Vocabulary, known: int, seed: int) -> NDArray[np.int16]:
+    """Conditions of every emotion, in looks of the golden set: the same looks for each."""
+    looks = codes[named(seed, "asked").choice(len(codes), PER_NEW, replace=False)]
+    asked = []
+    for value in range(1, vocabulary.sizes[0] + 1):
+        some = looks[: PER_OLD if value <= known else PER_NEW].copy()
+        some[:, 0] = value
+        asked.append(some)
+    return np.concatenate(asked)
 
 
 def one_seed(seed: int, course: Course, config: Config, *, learn: bool) -> dict[str, Any]:

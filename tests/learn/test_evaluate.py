@@ -12,7 +12,19 @@ from torch import nn
 from evergrove.core.errors import UsageError
 from evergrove.core.measures import Comparison
 from evergrove.learn.adapter import blank_adapter, fuse
-from evergrove.learn.evaluate import Golden, Network, Probe, Roles, compared, item_values, measure, network, rows_of
+from evergrove.learn.evaluate import (
+    Golden,
+    Network,
+    Probe,
+    Roles,
+    compared,
+    item_values,
+    measure,
+    network,
+    rows_of,
+    told_wrongly,
+    worth,
+)
 from evergrove.learn.strategies import Samples
 
 World = Any  # the one of conftest.py
@@ -60,11 +72,27 @@ def by(comparisons: tuple[Comparison, ...]) -> dict[tuple[str, int], Comparison]
 
 
 def test_statistics_by_hand() -> None:
-    """Losses 2 and 4 against 1 and 2, release mean 2: differences .5 and 1, mean .75, deviation √.125."""
-    c = compared("incumbent", (1,), np.array([2.0, 4.0]), np.array([1.0, 2.0]), np.array([2.0, 2.0]))
+    """Losses 2 and 4 against 1 and 2, in units of 2: differences .5 and 1, mean .75, deviation √.125."""
+    c = compared("incumbent", (1,), np.array([2.0, 4.0]), np.array([1.0, 2.0]), 2.0)
     assert (c.n, c.mean) == (2, 0.75)
     assert c.std == pytest.approx(0.125**0.5)
-    assert compared("gain", (1,), np.zeros(0), np.zeros(0), np.zeros(0)) == Comparison("gain", (1,), 0, 0.0, 0.0)
+    assert compared("gain", (1,), np.zeros(0), np.zeros(0), 1.0) == Comparison("gain", (1,), 0, 0.0, 0.0)
+
+
+def test_a_condition_is_worth_what_its_name_saves() -> None:
+    """Losses 1 told rightly, 5 told wrongly: worth 4; where the name changes nothing, the loss is the unit."""
+    assert worth(np.array([1.0, 1.0]), np.array([4.0, 6.0])) == 4.0
+    assert worth(np.array([3.0]), np.array([3.0])) == 3.0
+    assert worth(np.zeros(0), np.zeros(0)) == 1.0
+
+
+def test_told_wrongly_changes_the_judged_factor_and_nothing_else(world: World) -> None:
+    """The first value becomes the second, any other the first; pictures and other factors stay."""
+    golden, _ = sets(world)
+    wrong = told_wrongly(golden)
+    assert (wrong.samples.codes[:, 0] == np.where(golden.samples.codes[:, 0] == 1, 2, 1)).all()
+    assert (wrong.samples.codes[:, 1] == golden.samples.codes[:, 1]).all()
+    assert wrong.samples.images is golden.samples.images
 
 
 def test_a_no_op_is_exactly_no_change(world: World) -> None:
@@ -79,7 +107,7 @@ def test_harm_shows_where_it_was_done(world: World) -> None:
     golden, own = sets(world)
     found = by(measure(Roles(Network(harmed(world)), release(world), release(world)), golden, own, LEARNT))
     assert {kind for kind, _ in found} == {"incumbent", "release", "gain"}
-    assert found["incumbent", 2].mean > 1.0
+    assert 0.5 < found["incumbent", 2].mean < 2.0  # 1 is 'as bad as being told another one'
     assert abs(found["incumbent", 1].mean) + abs(found["incumbent", 3].mean) < 0.01
     assert found["incumbent", 2].n == 12
     assert found["gain", 4].n == 6
@@ -97,7 +125,7 @@ def test_the_cumulative_margin_looks_at_the_release(world: World) -> None:
     bad = Network(harmed(world))
     found = by(measure(Roles(bad, bad, release(world)), golden, own, LEARNT))
     assert found["incumbent", 2].mean == 0.0
-    assert found["release", 2].mean > 1.0
+    assert found["release", 2].mean > 0.5
 
 
 def test_the_teacher_is_asked_about_old_conditions(world: World) -> None:
@@ -127,11 +155,12 @@ def test_values_are_cached_by_what_they_depend_on(world: World, tmp_path: Path) 
     roles = Roles(Network(harmed(world)), Network(asked, "one"), Network(asked, "one"))
     first = measure(roles, golden, own, LEARNT, cache=tmp_path)
     n = asked.n
-    assert n == 2 * (len(world.golden) + len(world.own))  # as incumbent, and not again as release
+    # Two draws, told rightly and told wrongly: as incumbent, and not again as release.
+    assert n == 2 * 2 * (len(world.golden) + len(world.own))
     assert measure(roles, golden, own, LEARNT, cache=tmp_path) == first
     assert asked.n == n
     measure(roles, replace(golden, seed=5), own, LEARNT, cache=tmp_path)
-    assert asked.n == n + 2 * len(world.golden)
+    assert asked.n == n + 2 * 2 * len(world.golden)
     for path in tmp_path.iterdir():
         path.write_bytes(b"damaged")
     assert measure(roles, golden, own, LEARNT, cache=tmp_path) == first
@@ -158,4 +187,4 @@ def test_nothing_of_its_own_is_fine(world: World) -> None:
     empty = Golden(Samples(world.own.images[:0], world.own.codes[:0]), (), 0)
     roles = Roles(release(world), release(world), release(world))
     assert len(measure(roles, golden, empty, (), Probe(draws=1, batch=9), before_batch=ask)) == 6
-    assert asked[0] == 3 * 4  # three networks, 36 items in batches of 9
+    assert asked[0] == 4 * 4  # three networks and the release told wrongly, 36 items in batches of 9

@@ -26,7 +26,8 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Paired differences of one condition's golden items, harm positive.
 
     ``n`` counts items (losses are averaged over their (t, noise) draws first). ``mean`` and ``std`` (ddof 1) are of the
-    per-item differences divided by the release's mean loss on that condition. ``condition`` is a group's code.
+    per-item differences divided by what the condition is worth: 0 is no change, 1 as bad as being told another
+    condition. ``condition`` is a group's code.
     Kinds: candidate minus incumbent, candidate minus release, distance to the teacher minus the release's distance,
     and *gain* (candidate minus incumbent on what was learnt; negative is good).
     """

@@ -302,8 +302,8 @@ def _replace(module: nn.Module, name: str, child: nn.Module) -> None:
 
 
 def _table(weight: Tensor) -> nn.Embedding:
-    table = nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
-    table.weight = nn.Parameter(weight, requires_grad=False)
+    # Not by way of the meta device: that imports torch's compiler, seconds at the first swap of every process.
+    table: nn.Embedding = nn.Embedding.from_pretrained(weight, freeze=True)  # type: ignore[no-untyped-call]
     return table
 
 

@@ -100,9 +100,9 @@ def measure(
 ) -> tuple[Comparison, ...]:
     """Every comparison that the gate may ask for.
 
-    ``golden`` is the release's set: incumbent, release and (with a teacher) teacher comparisons per condition, divided
-    by the release's mean loss there. ``own`` is the device's: per condition an incumbent comparison, and a gain where
-    the condition is in ``learnt``, divided by the incumbent's mean loss, since the release does not know them.
+    ``golden`` is the release's set: incumbent, release and (with a teacher) teacher comparisons per condition. ``own``
+    is the device's: per condition an incumbent comparison, and a gain where the condition is in ``learnt``. All are in
+    units of what the condition is worth (``worth``), to the release or, of what it does not know, to the incumbent.
     ``before_batch`` is called before every batch (the frame gate); ``cache`` is a folder for named networks' values.
     """
     probe = probe or Probe()
@@ -113,9 +113,10 @@ def measure(
     candidate = look.items(roles.candidate, golden, outputs, roles.teacher)
     incumbent = look.items(roles.incumbent, golden, outputs, roles.teacher)
     release = look.items(roles.release, golden, outputs, roles.teacher)
+    mistaken = look.items(roles.release, told_wrongly(golden))
     for condition in golden.conditions:
         rows = rows_of(golden.samples.codes, condition)
-        scale = release.loss[rows]
+        scale = worth(release.loss[rows], mistaken.loss[rows])
         comparisons.append(compared("incumbent", condition, candidate.loss[rows], incumbent.loss[rows], scale))
         comparisons.append(compared("release", condition, candidate.loss[rows], release.loss[rows], scale))
         if candidate.distance is not None and release.distance is not None:
@@ -123,21 +124,43 @@ def measure(
             comparisons.append(compared("teacher", condition, far, near, scale))
     if len(own.samples):
         candidate, incumbent = look.items(roles.candidate, own), look.items(roles.incumbent, own)
+        mistaken = look.items(roles.incumbent, told_wrongly(own))
         for condition in own.conditions:
             rows = rows_of(own.samples.codes, condition)
+            scale = worth(incumbent.loss[rows], mistaken.loss[rows])
             kinds: tuple[Kind, ...] = ("incumbent", "gain") if condition in learnt else ("incumbent",)
             for kind in kinds:
-                pair = candidate.loss[rows], incumbent.loss[rows]
-                comparisons.append(compared(kind, condition, *pair, pair[1]))
+                comparisons.append(compared(kind, condition, candidate.loss[rows], incumbent.loss[rows], scale))
     return tuple(comparisons)
 
 
-def compared(kind: Kind, condition: Code, candidate: Values, other: Values, scale: Values) -> Comparison:
-    """The sufficient statistics of candidate − other (harm positive), divided by the mean of ``scale``."""
+def told_wrongly(golden: Golden) -> Golden:
+    """The same items, each under another condition: the judged factor takes its first value, or its second."""
+    codes = golden.samples.codes.copy()
+    for condition in golden.conditions:
+        factor = next((f for f, value in enumerate(condition) if value), None)
+        if factor is not None:
+            codes[rows_of(golden.samples.codes, condition), factor] = 2 if condition[factor] == 1 else 1
+    return Golden(Samples(golden.samples.images, codes), golden.conditions, golden.seed)
+
+
+def worth(right: Values, wrong: Values) -> float:
+    """What a condition is worth in loss: how much worse its items are estimated under another one's name.
+
+    A network that hardly tells them apart has no such scale; its own loss is the least that is taken. Near 1 then
+    means 'as bad as never having known it', however good the network is (docs/adr/0005).
+    """
+    if not len(right):
+        return 1.0
+    return max(float(wrong.mean() - right.mean()), float(right.mean()), 1e-12)
+
+
+def compared(kind: Kind, condition: Code, candidate: Values, other: Values, scale: float) -> Comparison:
+    """The sufficient statistics of candidate − other (harm positive), divided by ``scale``."""
     n = len(candidate)
     if n == 0:
         return Comparison(kind, condition, 0, 0.0, 0.0)
-    difference = (candidate - other) / max(float(scale.mean()), 1e-12)
+    difference = (candidate - other) / scale
     return Comparison(kind, condition, n, float(difference.mean()), float(difference.std(ddof=1)) if n > 1 else 0.0)
 
 
