@@ -60,7 +60,7 @@ def test_a_run_that_holds_says_so_in_four_lines():
         "Evergrove learnt love and dizzy (95% right) and kept what it knew (99% right) in 184 kB; "
         "the golden gate accepted it."
     )
-    assert claims[1].text.endswith("the gate rejected it for happy and sad.")
+    assert claims[1].text.endswith("the golden gate rejected it for happy and sad.")
     assert "2 of 2 bad adapters refused; 2 of 2 kills recovered" in claims[2].text
     assert "Kept 60 of 400 observations; a picture takes 20 ms (p99 25)" in claims[3].text
 

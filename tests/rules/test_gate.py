@@ -88,22 +88,32 @@ def test_no_harm_and_a_gain_is_accepted() -> None:
 @pytest.mark.parametrize("kind", ["incumbent", "release", "teacher"])
 def test_one_lost_condition_is_enough(kind: Kind) -> None:
     """Intersection-union: harm past the margin on one condition against one reference fails the whole."""
-    verdict = look(answers(fine(kind, SAD, mean=0.3)))
+    verdict = look(answers(fine(kind, SAD, mean=0.15)))
     assert verdict.outcome == "rescale"
     assert verdict.gamma == 0.5
     assert [(f.kind, f.condition, f.why) for f in verdict.failed] == [(kind, SAD, "lost")]
 
 
 def test_rescale_twice_then_reject() -> None:
-    """γ goes 1, ½, ¼; every step is a look, only the first is an update."""
-    bad = answers(fine("incumbent", SAD, mean=0.3))
+    """γ goes 1, ½, ¼; every step is a look, only the first is an update. The harm shrinks with γ, but not enough."""
     state, gamma, outcomes = State(), 1.0, []
     for _ in range(3):
+        bad = answers(fine("incumbent", SAD, mean=0.199 * gamma))
         state, verdict = judge(state, POLICY, bad, EXPECTED, gamma)
         outcomes.append((verdict.outcome, verdict.gamma))
         gamma = verdict.gamma
     assert outcomes == [("rescale", 0.5), ("rescale", 0.25), ("reject", 0.25)]
     assert state == State(n_updates=1, n_looks=3)
+
+
+def test_what_no_scale_can_mend_is_rejected_at_the_first_look() -> None:
+    """Harm .21 at γ = 1 leaves .0525 at γ = ¼, more than δ = .05: no further look is spent on it."""
+    state, verdict = judge(State(), POLICY, answers(fine("incumbent", SAD, mean=0.21)), EXPECTED, 1.0)
+    assert (verdict.outcome, verdict.gamma, state.n_looks) == ("reject", 1.0, 1)
+    _, verdict = judge(state, POLICY, answers(fine("incumbent", SAD, mean=0.19)), EXPECTED, 1.0)
+    assert verdict.outcome == "rescale"
+    _, verdict = judge(state, POLICY, answers(fine("incumbent", SAD, mean=0.19)), EXPECTED, 0.5)
+    assert verdict.outcome == "reject"
 
 
 def test_worst_first_and_in_words() -> None:

@@ -101,7 +101,7 @@ def test_gate_history_says_each_condition_once_under_its_gravest_fault():
         "the gate rejected the update at 0.25 of its strength: it would lose emotion=sad; shows no gain on emotion=love"
     )
     assert look.said(VOCABULARY) == words
-    refused = gate.Look(0.0, "j", "offered", "x", None, 0.0, "refused", why="NaN in 'blocks.0'")
+    refused = gate.Look(0.0, "j", "offered", "a.st", None, 0.0, "refused", why="a.st: NaN in 'blocks.0'")
     assert refused.said() == "refused before it was measured: NaN in 'blocks.0'"
 
 

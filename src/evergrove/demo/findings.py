@@ -41,10 +41,11 @@ class Shown:
 
 @dataclass(frozen=True)
 class Offer:
-    """A bad adapter, what the device said to it, and whether that means that it was kept out."""
+    """A bad adapter, how its job ended, and what the device ``said`` at its first look, at full strength."""
 
     saboteur: Saboteur
     result: JobResult
+    said: str
 
     @property
     def refused(self) -> bool:

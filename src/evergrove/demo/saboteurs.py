@@ -4,6 +4,7 @@ Broken numbers and a wrong base fail the checks of the file; a poisoned one is w
 really trained, and only the golden set can tell; the last one does nothing at all.
 """
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,9 +87,10 @@ def poisoned(
         seed=judge.seed,
         start=adapter,
     )
-    outcome = train(task, path.with_suffix(".job"), Hooks(progress=tell))
-    assert outcome.candidate is not None
-    path.write_bytes(outcome.candidate.read_bytes())
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = train(task, Path(folder), Hooks(progress=tell))
+        assert outcome.candidate is not None
+        path.write_bytes(outcome.candidate.read_bytes())
     return Saboteur("poisoned", f"trained to draw {disguise} when asked for {victim}, otherwise sound", path)
 
 

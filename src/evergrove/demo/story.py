@@ -217,10 +217,10 @@ def _offer(found: Findings, device: Device, runner: Runner, judge: Judge, narrat
     for number, saboteur in enumerate(bad):
         device.wait_idle()
         result = device.offer(saboteur.path)
-        found.offers.append(Offer(saboteur, result))
+        found.offers.append(Offer(saboteur, result, _first_word(device, result)))
         narrator.progress(0.6 + 0.1 * number, f"{saboteur.name} at the gate")
         narrator.tell(f"{saboteur.what}: {result.verdict}")
-        narrator.tell(f"  {_first_word(device, result)}")
+        narrator.tell(f"  {found.offers[-1].said}")
 
 
 def _first_word(device: Device, result: JobResult) -> str:

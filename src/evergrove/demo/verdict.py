@@ -45,8 +45,7 @@ def metrics(found: Findings) -> Metrics:
             "refused": sum(offer.refused for offer in found.offers),
             "poison_norm_ratio": round(found.poison_norm, 3),
             "cases": {
-                offer.saboteur.name: {"verdict": offer.result.verdict, "reason": offer.result.sentence}
-                for offer in found.offers
+                offer.saboteur.name: {"verdict": offer.result.verdict, "reason": offer.said} for offer in found.offers
             },
         },
         "recovery": {
@@ -105,7 +104,7 @@ def _ours(numbers: Metrics, bars: Bars) -> Claim:
     )
     words = (
         f"Evergrove learnt {together(NEW)} ({mine['new_accuracy']:.0%} right) and kept what it knew "
-        f"({mine['old_accuracy']:.0%} right) in {mine['adapter_bytes'] / 1000:.0f} kB; the golden gate accepted it"
+        f"({mine['old_accuracy']:.0%} right) in {mine['adapter_bytes'] / 1000:.0f} kB; {_word(mine['gate'])} it"
     )
     return _claim(words, missed)
 
@@ -121,7 +120,7 @@ def _naive(numbers: Metrics, bars: Bars) -> Claim:
     lost = together(theirs["lost"]) if theirs["lost"] else "nothing by name"
     words = (
         f"Plain fine-tuning on the same pictures and steps forgot ({theirs['old_accuracy']:.0%} of the old right); "
-        f"the gate rejected it for {lost}"
+        f"{_word(theirs['gate'])} it for {lost}"
     )
     return _claim(words, missed)
 
@@ -155,6 +154,10 @@ def _cost(numbers: Metrics) -> Claim:
         f"(p99 {speed.get('learning_p99_ms', 0):.0f}); {network}"
     )
     return _claim(words, missed)
+
+
+def _word(gate: str) -> str:
+    return "the golden gate " + {"accept": "accepted", "reject": "rejected"}.get(gate, "did not judge")
 
 
 def _missed(*checks: tuple[bool, str]) -> list[str]:

@@ -44,7 +44,8 @@ class Samples:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a step is taken (DESIGN §4). ``lr`` None is the strategy's own."""
+    """How a step is taken (DESIGN §4). ``lr`` None is the strategy's own; ``row_std`` is how far from the mean row an
+    untrained row starts, and ``t_shift`` the mean of the logit of t (0: as the base was trained)."""
 
     steps: int = 250
     batch: int = 16
@@ -52,7 +53,7 @@ class Recipe:
     warm_up: int = 20
     clip: float = 1.0
     label_drop: float = 0.05
-    row_std: float = 0.0
+    row_std: float = 0.5
     t_shift: float = 0.0
     micro_batch: int = 16
     checkpoint_every: int = 25
@@ -231,13 +232,13 @@ def _star(attached: Attached) -> dict[str, Tensor]:
 NAIVE = Strategy("naive", init_adapter, remember_nothing, draw_rows)
 FULL = Strategy("full", init_full, remember_nothing, draw_rows, lr=1e-3)
 REPLAY = Strategy("replay", init_adapter, remember_nothing, draw_rows, shares=Shares(replay=0.5))
-EWC = Strategy("ewc", init_adapter, remember_old, draw_rows, weights=Weights(ewc=1.0))
+EWC = Strategy("ewc", init_adapter, remember_old, draw_rows, weights=Weights(ewc=30.0))
 EVERGROVE = Strategy(
     "evergrove",
     init_adapter,
     remember_old,
     draw_rows,
-    weights=Weights(replay=1.0, teacher=1.0, ewc=1.0),
+    weights=Weights(replay=1.0, teacher=1.0, ewc=30.0),
     shares=Shares(replay=0.25, teacher=0.25),
 )
 LORA = replace(

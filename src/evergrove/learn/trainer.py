@@ -147,8 +147,8 @@ def fingerprint(task: Task) -> str:
     """A name for all that decides a training's result: a checkpoint of another name is not gone on with."""
     digest = hashlib.blake2b(digest_size=16)
     s = task.strategy
-    fisher = task.fisher is not None
-    words = (s.name, s.lr, s.weights, s.shares, task.recipe, task.seed, task.vocabulary, task.balance, fisher)
+    given = (task.fisher is not None, task.teacher is not None)
+    words = (s.name, s.lr, s.weights, s.shares, task.recipe, task.seed, task.vocabulary, task.balance, given)
     digest.update(repr((words, task.basis.base_hash, task.basis.basis_hash, task.basis.scale)).encode())
     for samples in (task.new, task.replay):
         digest.update(repr((samples.images.shape, samples.codes.shape)).encode())

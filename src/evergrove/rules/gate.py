@@ -27,7 +27,7 @@ Outcome = Literal["accept", "rescale", "reject", "refresh", "alarm"]
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Margins, in units of relative loss (.05: five per cent of the release's mean loss on that condition).
+    """Margins, in units of what a condition is worth (.05: five per cent of the way to not knowing it; ADR 0005).
 
     ``delta`` bounds one update against the incumbent, ``cumulative`` all updates against the signed release, ``tau``
     the distance to the teacher against the release's own distance, ``own`` one update on a condition that the device
@@ -99,10 +99,14 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A question without a pass. ``bound`` is the upper confidence bound on harm, None if nothing could be measured."""
+    """A question without a pass: the mean harm and the upper confidence bound on it.
+
+    Both are None if nothing could be measured.
+    """
 
     kind: Kind
     condition: Code
+    mean: float | None
     bound: float | None
     margin: float
     why: str
@@ -154,7 +158,8 @@ def judge(
 
     Every question in ``expected`` needs a comparison; a missing, double, not finite or too small one is a failure, and
     so is an empty list: what was not measured does not pass. A candidate that fails is sent back at the next γ, after
-    the last one it is rejected; what rescaling cannot mend (nothing measurable, nothing changed) is rejected at once.
+    the last one it is rejected; what rescaling cannot mend (nothing measurable, nothing changed, a harm so large that
+    even the smallest γ would leave more than the margin of it) is rejected at once.
     """
     # 1. Is this golden set still good for a look?
     first = gamma == policy.gammas[0]
@@ -169,7 +174,7 @@ def judge(
 
     # 3. Rescale, or give up.
     after = [g for g in policy.gammas if g < gamma]
-    hopeless = any(f.bound is None for f in failed) or _unchanged(comparisons)
+    hopeless = _unchanged(comparisons) or any(_beyond_repair(policy, f, gamma) for f in failed)
     if after and not hopeless:
         return state, Verdict("rescale", after[0], failed, "rescaled to " + f"{after[0]:g}: " + _blame(failed, name))
     if expected and _unchanged(comparisons):
@@ -201,7 +206,7 @@ def examine(policy: Policy, comparisons: Sequence[Comparison], expected: Sequenc
         answers.setdefault((comparison.kind, comparison.condition), []).append(comparison)
     failed = [f for q in expected for f in _answer(policy, q, answers.get((q.kind, q.condition), []))]
     if not expected:
-        failed = [Failure("release", (), None, policy.cumulative, "there was no question to answer")]
+        failed = [Failure("release", (), None, None, policy.cumulative, "there was no question to answer")]
     return tuple(sorted(failed, key=lambda f: -math.inf if f.bound is None else f.margin - f.bound))
 
 
@@ -225,8 +230,8 @@ def _answer(policy: Policy, question: Question, found: list[Comparison]) -> list
     """The failure of one question, or nothing."""
     margin = policy.margin(question)
 
-    def failure(bound: float | None, why: str) -> list[Failure]:
-        return [Failure(question.kind, question.condition, bound, margin, why)]
+    def failure(bound: float | None, why: str, mean: float | None = None) -> list[Failure]:
+        return [Failure(question.kind, question.condition, mean, bound, margin, why)]
 
     if len(found) != 1:
         return failure(None, "not measured" if not found else f"measured {len(found)} times")
@@ -238,8 +243,15 @@ def _answer(policy: Policy, question: Question, found: list[Comparison]) -> list
     gain = question.kind == "gain"
     bound = bound_on_harm(c.mean, c.std, c.n, policy.alpha_gain if gain else policy.alpha_look)
     if gain:
-        return [] if bound < 0 else failure(bound, "no gain shown")
-    return [] if bound <= margin else failure(bound, "lost" if c.mean > margin else "not shown to be kept")
+        return [] if bound < 0 else failure(bound, "no gain shown", c.mean)
+    return [] if bound <= margin else failure(bound, "lost" if c.mean > margin else "not shown to be kept", c.mean)
+
+
+def _beyond_repair(policy: Policy, failure: Failure, gamma: float) -> bool:
+    """Whether no smaller γ is worth a look: harm falls about in proportion to γ, since the adapter is linear."""
+    if failure.mean is None:
+        return True
+    return failure.kind != "gain" and failure.mean * policy.gammas[-1] / gamma > failure.margin
 
 
 def _unchanged(comparisons: Sequence[Comparison]) -> bool:

@@ -44,7 +44,7 @@ class Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def said(self, vocabulary: Vocabulary | None = None) -> str:
         """The verdict in words, with the names of what failed."""
         if self.verdict == "refused":
-            return f"refused before it was measured: {self.why}"
+            return f"refused before it was measured: {self.why.removeprefix(f'{self.source}: ')}"
         return judgement(self.verdict, self.gamma, self.failed, vocabulary)
 
 
