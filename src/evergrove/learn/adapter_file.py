@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import InvalidArtefact
 from evergrove.learn.adapter import Adapter, Basis, check_fit
+from evergrove.learn.tensor_file import tensor_bytes
 
 FORMAT = "evergrove-adapter-1"
 N_BYTES_MAX = 64 << 20
@@ -43,7 +44,7 @@ def adapter_bytes(adapter: Adapter) -> bytes:
         "scale": repr(adapter.scale),
         "vocabulary": msgspec.json.encode(adapter.vocabulary).decode(),
     }
-    return _canonical(safetensors.torch.save(halves, metadata))
+    return tensor_bytes(halves, metadata)
 
 
 def adapter_of_bytes(data: bytes, where: str = "the adapter") -> Adapter:
@@ -134,14 +135,6 @@ def _check_row_names(rows: Mapping[str, Tensor]) -> None:
         f, colon, n = key.partition(":")
         if not (colon and f.isdigit() and n.isdigit()) or row.ndim != 1:
             raise ValueError(f"'row.{key}' is no row of a condition")
-
-
-def _canonical(data: bytes) -> bytes:
-    """The same file with its header's keys in order: the library writes metadata in an order drawn by chance."""
-    n_header = int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8 : 8 + n_header]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + data[8 + n_header :]
 
 
 def _word(entry: object) -> str:

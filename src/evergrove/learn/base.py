@@ -7,7 +7,6 @@ is written last, so that a folder is either a whole release or none.
 from pathlib import Path
 
 import msgspec
-import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -16,6 +15,7 @@ from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import InvalidArtefact, MissingDependency, UsageError
 from evergrove.core.release import FileRef, Manifest, sha256_hex
 from evergrove.learn.dit import DiT, DiTConfig
+from evergrove.learn.tensor_file import tensor_bytes
 
 FORMAT = "evergrove-base-1"
 N_BYTES_MAX = 1 << 30
@@ -30,7 +30,7 @@ def base_bytes(model: DiT) -> bytes:
         if not torch.isfinite(tensor).all():
             raise UsageError(f"'{name}' holds numbers that are not finite in fp16; this network is not saved")
     metadata = {"format": FORMAT, "network": msgspec.json.encode((model.config, model.vocabulary)).decode()}
-    return safetensors.torch.save(tensors, metadata)
+    return tensor_bytes(tensors, metadata)
 
 
 def load_network(path: Path) -> DiT:

@@ -26,6 +26,7 @@ from evergrove.learn.adapter import Basis, attach, blank_adapter
 from evergrove.learn.dit import DiT, adapted_layers
 from evergrove.learn.generator import to_condition, to_float
 from evergrove.learn.pseudo_tasks import PseudoTask, draw_task
+from evergrove.learn.tensor_file import tensor_bytes
 
 FORMAT = "evergrove-basis-1"
 N_BYTES_MAX = 64 << 20
@@ -135,7 +136,7 @@ def _one_task(
 def basis_bytes(a: Mapping[str, Tensor], base_hash: str) -> bytes:
     """The bytes of ``basis.safetensors``: ``{layer}.A`` fp32 (r, in), and the hash of the base that it is for."""
     tensors = {f"{name}.A": rows.float().contiguous() for name, rows in sorted(a.items())}
-    return safetensors.torch.save(tensors, {"format": FORMAT, "base": base_hash})
+    return tensor_bytes(tensors, {"format": FORMAT, "base": base_hash})
 
 
 def load_basis(path: Path, base_hash: str, scale: float) -> Basis:

@@ -10,7 +10,6 @@ from typing import cast
 
 import msgspec
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -21,6 +20,7 @@ from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import InvalidArtefact, UsageError
 from evergrove.core.rng import seed_of
 from evergrove.learn.generator import to_condition, to_float
+from evergrove.learn.tensor_file import tensor_bytes
 
 FORMAT = "evergrove-oracle-1"
 WIDTHS = (24, 48, 64, 64)
@@ -130,7 +130,7 @@ def save_oracle(oracle: Oracle, path: Path) -> None:
         "vocabulary": msgspec.json.encode(oracle.vocabulary).decode(),
     }
     tensors = {name: tensor.half().contiguous() for name, tensor in oracle.state_dict().items()}
-    path.write_bytes(safetensors.torch.save(tensors, metadata))
+    path.write_bytes(tensor_bytes(tensors, metadata))
 
 
 def load_oracle(path: Path) -> Oracle:
