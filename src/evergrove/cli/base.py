@@ -234,8 +234,10 @@ def _source(data: Path | None, preset: str, image_px: int | None, seed: int) -> 
 def _use_threads(threads: int) -> None:
     import os
 
-    import torch
-
     if threads < 0:
         raise UsageError("--threads is 0 or more")
+    # On a busy machine, threads that spin while they wait for one another cost more than half of a training's time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
     torch.set_num_threads(threads or os.cpu_count() or 1)

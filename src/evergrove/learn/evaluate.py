@@ -35,7 +35,8 @@ class Probe:
     """Where an item is looked at: ``draws`` pairs (t, noise), t one from each part of [``t_low``, ``t_high``].
 
     Measured on avatars: below t = .2 losses differ by chance of the noise (deviations of .5, where a lost condition
-    costs 1); from .3 to .8 a lost condition costs as much and an innocent one deviates by .01-.06. The first ``teacher_draws`` of them also give the distance to the teacher.
+    costs 1); from .3 to .8 a lost condition costs as much and an innocent one deviates by .01-.06. The first
+    ``teacher_draws`` of them also give the distance to the teacher.
     """
 
     draws: int = 1

@@ -53,7 +53,7 @@ class Recipe:
     warm_up: int = 20
     clip: float = 1.0
     label_drop: float = 0.05
-    row_std: float = 0.5
+    row_std: float = 1.0
     t_shift: float = 0.0
     micro_batch: int = 16
     checkpoint_every: int = 25
@@ -238,7 +238,7 @@ EVERGROVE = Strategy(
     init_adapter,
     remember_old,
     draw_rows,
-    weights=Weights(replay=1.0, teacher=1.0, ewc=30.0),
+    weights=Weights(replay=1.0, teacher=1.0, ewc=5.0),
     shares=Shares(replay=0.25, teacher=0.25),
 )
 LORA = replace(
