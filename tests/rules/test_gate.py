@@ -23,7 +23,7 @@ from evergrove.rules.gate import (
 )
 
 HAPPY, SAD, LOVE = (2, 0), (3, 0), (7, 0)
-POLICY = Policy()
+POLICY = Policy(delta=0.05, cumulative=0.10, tau=0.10, own=0.25)
 EXPECTED = questions([HAPPY, SAD], [], [LOVE])
 
 

@@ -18,7 +18,7 @@ from evergrove.core.measures import Comparison
 from evergrove.rules.gate import Policy, State, bound_on_harm, judge, questions
 from evergrove.rules.student import quantile
 
-POLICY = Policy()
+POLICY = Policy(delta=0.05, cumulative=0.10, tau=0.10, own=0.25)
 N_ITEMS = 150
 STD = 2 * POLICY.delta
 UPDATES = POLICY.updates_max

@@ -78,6 +78,8 @@ class Gate(Section, frozen=True):
     """Harm of all updates together against the signed release."""
     tau: float = 0.20
     """How much further from the teacher than the release is."""
+    own: float = 0.25
+    """Harm of one update on a condition that the device learnt itself and has few golden items of."""
     alpha: float = 0.05
     looks_max: int = 200
     recheck_every_s: float = 86_400.0
@@ -218,6 +220,7 @@ def _check_ranges(config: Config, where: str) -> None:
         "gate.delta": config.gate.delta,
         "gate.cumulative": config.gate.cumulative,
         "gate.tau": config.gate.tau,
+        "gate.own": config.gate.own,
         "gate.looks_max": config.gate.looks_max,
         "generate.threads": config.generate.threads,
         "agent.tick_s": config.agent.tick_s,

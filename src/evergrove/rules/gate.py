@@ -27,17 +27,17 @@ Outcome = Literal["accept", "rescale", "reject", "refresh", "alarm"]
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Margins, in units of what a condition is worth (.05: five per cent of the way to not knowing it; ADR 0005).
+    """Margins, in units of what a condition is worth (.15: fifteen per cent of the way to not knowing it; ADR 0005).
 
     ``delta`` bounds one update against the incumbent, ``cumulative`` all updates against the signed release, ``tau``
     the distance to the teacher against the release's own distance, ``own`` one update on a condition that the device
     learnt earlier, of which only few golden items exist. ``n_min`` is the least number of items that is looked at.
     """
 
-    delta: float = 0.05
-    cumulative: float = 0.10
-    tau: float = 0.10
-    own: float = 0.25
+    delta: float
+    cumulative: float
+    tau: float
+    own: float
     alpha: float = 0.05
     alpha_gain: float = 0.05
     updates_max: int = 200
@@ -51,6 +51,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             delta=gate.delta,
             cumulative=gate.cumulative,
             tau=gate.tau,
+            own=gate.own,
             alpha=gate.alpha,
             updates_max=gate.looks_max,
         )
