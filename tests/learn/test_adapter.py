@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from evergrove.core.errors import EvergroveError, InvalidArtefact, UsageError
 from evergrove.learn import adapter as ad
-from evergrove.learn.adapter_file import adapter_bytes, adapter_of_bytes, load_adapter, save_adapter
+from evergrove.learn.adapter_file import adapter_bytes, adapter_of_bytes, load_adapter, read_header, save_adapter
 from evergrove.learn.dit import adapted_layers, grow
 from evergrove.learn.slots import LiveModel
 
@@ -334,3 +334,11 @@ def test_the_trained_numbers_are_few(world: World) -> None:
     n = sum(layer.out_features * 6 for layer in adapted_layers(world.model).values()) + 32
     assert ad.blank_adapter(world.model, world.basis, world.wider).n_numbers == n
     assert world.basis.rank == 6
+
+
+def test_a_file_whose_header_has_the_length_of_a_pickles_first_byte_is_no_pickle() -> None:
+    """0x180 = 384 bytes of header: the file begins with 0x80, as every pickle does, and is a safetensors file."""
+    header = json.dumps({"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}).encode().ljust(384)
+    assert read_header(len(header).to_bytes(8, "little") + header, "here")["a"]["dtype"] == "F32"
+    with pytest.raises(InvalidArtefact, match="a pickle or zip file"):
+        read_header(pickle.dumps({"a": 1}), "here")

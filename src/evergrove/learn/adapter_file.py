@@ -54,7 +54,7 @@ def adapter_of_bytes(data: bytes, where: str = "the adapter") -> Adapter:
     """
     if len(data) > N_BYTES_MAX:
         raise InvalidArtefact(f"{where}: {len(data)} bytes, more than the {N_BYTES_MAX} an adapter may have")
-    header = _header(data, where)
+    header = read_header(data, where)
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT or set(metadata) != _KEYS:
         raise InvalidArtefact(
@@ -106,9 +106,10 @@ def load_adapter(path: Path, model: nn.Module, basis: Basis) -> Adapter:
     return adapter
 
 
-def _header(data: bytes, where: str) -> dict[str, Any]:
-    """The safetensors header, before anything is believed."""
-    if data[:2] == b"\x80\x04" or data[:2] == b"PK" or data[:1] == b"\x80":
+def read_header(data: bytes, where: str) -> dict[str, Any]:
+    """The header of a safetensors file, by name, before anything is believed. Raises ``InvalidArtefact``."""
+    # A header of 128, 384, … bytes begins with a pickle's first byte as well: the brace behind the length tells.
+    if (data[:1] == b"\x80" and data[8:9] != b"{") or data[:2] == b"PK":
         raise InvalidArtefact(
             f"{where}: a pickle or zip file; only safetensors is ever loaded, convert it at its source"
         )
