@@ -34,6 +34,9 @@ def test_flag_beats_environment_beats_file_beats_default() -> None:
         ("[learn]\nsteps = 'many'", "Expected `int`, got `str`"),
         ("[learn\n", "not valid TOML"),
         ("[learn]\nsteps = 0", "learn.steps = 0, must be greater than 0"),
+        ("[telemetry]\nperiod_s = 0", "telemetry.period_s = 0.0, must be greater than 0"),
+        ("[telemetry]\nmetered = 'maybe'", "telemetry.metered = 'maybe', must be auto, yes or no"),
+        ("[telemetry]\nroot = 'sys'", "telemetry.root = 'sys', must be a path from / on"),
         ("[gate]\nalpha = 1.5", "gate.alpha = 1.5, must be between 0 and 1"),
     ],
 )

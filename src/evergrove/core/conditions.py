@@ -5,7 +5,7 @@ integer per factor (0 is the null entry) and back. A device may *extend* a vocab
 their numbers for ever, so that an embedding row never changes its meaning.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 import msgspec
@@ -23,6 +23,19 @@ def nearest(word: str, known: list[str]) -> str:
     if match:
         return f"; did you mean '{match[0]}'?"
     return "; known: " + ", ".join(known[:40])
+
+
+def of_words(words: Iterable[str]) -> dict[str, str]:
+    """``["emotion=happy", "hair=bob"]`` → a condition. Raises ``UsageError`` for any other form."""
+    condition: dict[str, str] = {}
+    for word in words:
+        factor, equals, value = (part.strip() for part in word.partition("="))
+        if not (factor and equals and value):
+            raise UsageError(f"'{word}' is not of the form factor=value, for instance emotion=happy")
+        if factor in condition:
+            raise UsageError(f"{factor} is given twice: '{condition[factor]}' and '{value}'")
+        condition[factor] = value
+    return condition
 
 
 class Factor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

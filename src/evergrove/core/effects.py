@@ -46,13 +46,45 @@ class ReconcileRecords(Effect, frozen=True, tag="reconcile_records"):
 
 
 class StartTraining(Effect, frozen=True, tag="start_training"):
-    """Run (or resume) a training job in a worker process: learn the ``fresh`` records on top of ``parent``."""
+    """Run (or resume) a training job in a worker process: learn the ``fresh`` records on top of ``parent``.
+
+    ``assist`` is the SHA-256 of what a fog gave for it.
+    """
 
     job: str
     parent: str | None
     fresh: tuple[str, ...]
     steps: int
     attempt: int
+    assist: str | None = None
+
+
+class SetShare(Effect, frozen=True, tag="set_share"):
+    """Let the worker, the present one or the next, use this part of one core from now on; 0 pauses it where it is."""
+
+    share: float
+
+
+class ParkWorker(Effect, frozen=True, tag="park_worker"):
+    """End the worker of this job, but keep its folder: it goes on from its checkpoint later."""
+
+    job: str
+
+
+class FetchAssist(Effect, frozen=True, tag="fetch_assist"):
+    """Get the fog's assist for the device's release; the request names nothing but the release."""
+
+    job: str
+    release: str
+
+
+class SendTrusted(Effect, frozen=True, tag="send_trusted"):
+    """Hand the whole training step to the trusted fog that the configuration names, encrypted for its key."""
+
+    job: str
+    parent: str | None
+    fresh: tuple[str, ...]
+    steps: int
 
 
 class StartMeasuring(Effect, frozen=True, tag="start_measuring"):

@@ -12,6 +12,7 @@ import msgspec
 from evergrove.core.conditions import Code
 from evergrove.core.errors import CorruptState
 from evergrove.core.measures import Comparison, Facts
+from evergrove.core.telemetry import Telemetry
 
 SCHEMA = 1
 """Version of the encoding; a log of another version is refused, with the way out."""
@@ -102,6 +103,56 @@ class LearningDeferred(Fact, frozen=True, tag="learning_deferred"):
     """A request to learn was not followed now, with the reason in words."""
 
     reason: str
+
+
+class TelemetryRead(Fact, frozen=True, tag="telemetry_read"):
+    """The device looked at its own body."""
+
+    reading: Telemetry
+
+
+class PlacementDecided(Fact, frozen=True, tag="placement_decided"):
+    """Where a waiting or running job goes on, and with which share of one core; logged when that changes.
+
+    ``choice``: local, assisted, trusted or defer. ``share`` is 0 for all but a job that trains here.
+    """
+
+    job: str
+    choice: str
+    share: float
+    sentence: str
+
+
+class AssistReceived(Fact, frozen=True, tag="assist_received"):
+    """A fog's assist arrived and passed its checks; ``assist`` is its SHA-256."""
+
+    job: str
+    assist: str
+    n_bytes: int
+
+
+class OffloadFailed(Fact, frozen=True, tag="offload_failed"):
+    """A fog did not give what was asked of it (``choice``: assisted or trusted)."""
+
+    job: str
+    choice: str
+    reason: str
+
+
+class BytesSent(Fact, frozen=True, tag="bytes_sent"):
+    """The byte ledger: what left the device, by kind, and to whom."""
+
+    category: str
+    n_bytes: int
+    peer: str
+
+
+class DriftNoticed(Fact, frozen=True, tag="drift_noticed"):
+    """What arrives of a condition is no longer like what was kept of it (``statistic`` past its threshold)."""
+
+    condition: Code
+    statistic: float
+    threshold: float
 
 
 class TrainingStarted(Fact, frozen=True, tag="training_started"):
@@ -227,6 +278,12 @@ Event = (
     | ObservationLost
     | LearningRequested
     | LearningDeferred
+    | TelemetryRead
+    | PlacementDecided
+    | AssistReceived
+    | OffloadFailed
+    | BytesSent
+    | DriftNoticed
     | TrainingStarted
     | TrainingFinished
     | JobInterrupted

@@ -19,12 +19,18 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
 
 
 class Train(Spec, frozen=True, tag="train"):
-    """Learn the ``fresh`` records on top of ``parent`` (an adapter's SHA-256, None for the release alone)."""
+    """Learn the ``fresh`` records on top of ``parent`` (an adapter's SHA-256, None for the release alone).
+
+    ``assist`` is the SHA-256 of an assist in the device's folder ``assists`` (None: learn without); ``rehearse`` adds
+    its pictures to the replay.
+    """
 
     parent: str | None
     fresh: tuple[str, ...]
     learn: Learn
     seed: int
+    assist: str | None = None
+    rehearse: bool = False
 
 
 class Measure(Spec, frozen=True, tag="measure"):

@@ -1,0 +1,165 @@
+"""Everything that may leave a device, as one tagged union, and the only encoder for it (DESIGN §1).
+
+``encode`` takes an ``OutboundMessage``: a fact of the log, which is ``local``, is a type error and a run-time error.
+What in these messages may depend on what a device has seen is listed here and nowhere else; a property test holds the
+reducer to it (non-interference).
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+
+import msgspec
+
+from evergrove.core.conditions import Code, Vocabulary
+from evergrove.core.effects import FetchAssist
+from evergrove.core.errors import InvalidInput, UsageError
+
+VERSION = 1
+REQUEST_BYTES_MAX = 128 << 20
+
+
+class Outbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+    """Base of the messages. ``category`` is the word under which their bytes stand in the ledger."""
+
+    scope: ClassVar[Literal["shared"]] = "shared"
+    category: ClassVar[str]
+
+
+class AssistRequest(Outbound, frozen=True, tag="assist_request"):
+    """Asks for the assist of a release (its manifest's SHA-256), which covers the whole fleet's vocabulary."""
+
+    category: ClassVar[str] = "assist_request"
+
+    release: str
+    version: int = VERSION
+
+
+class TrustedRequest(Outbound, frozen=True, tag="trusted_request"):
+    """Hands a training step to the fog that the user owns; ``letter`` is a ``TrustedWork``, sealed for its key."""
+
+    category: ClassVar[str] = "trusted_request"
+
+    release: str
+    letter: bytes
+    version: int = VERSION
+
+
+OutboundMessage = AssistRequest | TrustedRequest
+
+VARIABLE: Mapping[type[Outbound], tuple[str, ...]] = {AssistRequest: (), TrustedRequest: ("letter",)}
+"""The fields of each message that may depend on observations; all others are the same whatever a device has seen.
+
+``letter`` is ciphertext, and its size is a power of two of at least 1 MiB (``adapters/letters``). A new kind of message
+must be entered here before it can be encoded. An update's fields will stand here when there are updates.
+"""
+TIMING: frozenset[type[Outbound]] = frozenset({AssistRequest, TrustedRequest})
+"""Messages whose moment, and whether there has been one yet, may depend on observations: they are sent when a learning
+job is placed, and a job begins once enough has been kept. So who watches the line can tell *that* a device learns."""
+HEALTH: frozenset[type[Outbound]] = frozenset()
+"""Messages that carry health bits: none yet."""
+
+
+class Shown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One kept observation inside of a ``TrustedWork``: encoded media and the numbers of its condition."""
+
+    media: bytes
+    code: Code
+
+
+class TrustedWork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The inside of a ``TrustedRequest``: all that the very same training needs.
+
+    ``vocabulary`` has the release's names, and numbers in place of the names that the user gave. ``parent`` is the
+    incumbent's adapter file (None: the release alone), ``fresh`` what is to be learnt, ``known`` the older records.
+    ``reply_to`` is the X25519 public key to seal the answer for.
+    """
+
+    release: str
+    vocabulary: Vocabulary
+    parent: bytes | None
+    fresh: tuple[Shown, ...]
+    known: tuple[Shown, ...]
+    strategy: str
+    steps: int
+    batch: int
+    seed: int
+    reply_to: bytes
+    version: int = VERSION
+
+
+class TrustedResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What comes back, signed and sealed: the candidate's file, and what it took."""
+
+    candidate: bytes
+    steps: int
+    seconds: float
+    loss: float
+    version: int = VERSION
+
+
+def encode(message: OutboundMessage) -> bytes:
+    """A message as it goes over the line. Raises ``UsageError`` for anything that is not shared and listed."""
+    if type(message) not in VARIABLE or message.scope != "shared":
+        raise UsageError(
+            f"{type(message).__name__} never leaves a device: only {', '.join(m.__name__ for m in VARIABLE)} do"
+        )
+    return _encoder.encode(message)
+
+
+def decode(data: bytes, n_bytes_max: int = REQUEST_BYTES_MAX) -> OutboundMessage:
+    """The message in some bytes. Raises ``InvalidInput`` with the path to the fault, for size or version too."""
+    message: OutboundMessage = _decoded(_decoder, data, n_bytes_max, "a device's message")
+    return message
+
+
+def encode_work(work: TrustedWork | TrustedResult) -> bytes:
+    """The inside of a letter."""
+    return _encoder.encode(work)
+
+
+def decode_work(data: bytes) -> TrustedWork:
+    """The way back. Raises ``InvalidInput``."""
+    work: TrustedWork = _decoded(_work_decoder, data, REQUEST_BYTES_MAX, "trusted work")
+    return work
+
+
+def decode_result(data: bytes) -> TrustedResult:
+    """The way back. Raises ``InvalidInput``."""
+    result: TrustedResult = _decoded(_result_decoder, data, REQUEST_BYTES_MAX, "a trusted fog's answer")
+    return result
+
+
+def request_of(effect: FetchAssist) -> AssistRequest:
+    """What the effect says to the outside: the release alone, no job and no device."""
+    return AssistRequest(effect.release)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(OutboundMessage)
+_work_decoder = msgspec.msgpack.Decoder(TrustedWork)
+_result_decoder = msgspec.msgpack.Decoder(TrustedResult)
+
+
+def _decoded(decoder: "msgspec.msgpack.Decoder[_T]", data: bytes, n_bytes_max: int, what: str) -> "_T":
+    if len(data) > n_bytes_max:
+        raise InvalidInput(f"{what} of {len(data)} bytes was refused; at most {n_bytes_max} are allowed")
+    try:
+        value = decoder.decode(data)
+    except (msgspec.ValidationError, msgspec.DecodeError) as fault:
+        raise InvalidInput(f"{what} was not understood: {fault}; was it written by a newer Evergrove?") from fault
+    if value.version != VERSION:
+        raise InvalidInput(f"{what} is of version {value.version}, this program reads {VERSION}; update the older side")
+    return value
+
+
+assert set(VARIABLE) == set(get_args(OutboundMessage))
+
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from evergrove.core.events import TimePassed
+
+    _T = TypeVar("_T", AssistRequest | TrustedRequest, TrustedWork, TrustedResult)
+
+    # Checked by mypy, which refuses an ignore that is not needed: to encode a local fact *is* a type error.
+    encode(TimePassed())  # type: ignore[arg-type]
