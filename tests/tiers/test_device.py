@@ -5,25 +5,32 @@ import pytest
 
 from evergrove.core import effects as do
 from evergrove.core import events as ev
-from evergrove.core.config import Config, Gate, Learn, Novelty, Probation
+from evergrove.core.config import Config, Gate, Learn, Novelty, Placement, Probation
 from evergrove.core.measures import Comparison, Facts
 from evergrove.tiers.device import State, next_due, step
 
 LOVE = (3, 1)
 LOVE_GROUP = (3, 0)
-CONFIG = Config(learn=Learn(min_new=2, steps=10, attempts_max=2), novelty=Novelty(golden_every=3))
+CONFIG = Config(
+    learn=Learn(min_new=2, steps=10, attempts_max=2),
+    novelty=Novelty(golden_every=3),
+    placement=Placement(enabled=False),
+)
 FRESH = Facts(False, None, None)
 FAR = Facts(False, 30, 50.0)
 
 
 def run(state: State, *events: ev.Event, config: Config = CONFIG, now_s: float = 10.0) -> tuple[State, list[do.Effect]]:
-    """Events one after the other, the emitted ones included; gives the last state and all other orders."""
+    """Events one after the other, the emitted ones included; gives the last state and all other orders.
+
+    The worker's share, told before each of its starts, is ``test_placing``'s and left out here.
+    """
     orders: list[do.Effect] = []
     waiting = list(events)
     while waiting:
         state, effects = step(config, state, waiting.pop(0), now_s)
         waiting[:0] = [e.event for e in effects if isinstance(e, do.Emit)]
-        orders += [e for e in effects if not isinstance(e, do.Emit)]
+        orders += [e for e in effects if not isinstance(e, do.Emit | do.SetShare)]
     return state, orders
 
 

@@ -56,6 +56,16 @@ def sentence(event: events.Event, vocabulary: Vocabulary | None = None) -> str |
             return f"lost a record of the replay buffer: {event.reason}"
         case events.LearningRequested():
             return f"asked to learn by {event.by}"
+        case events.PlacementDecided():
+            return event.sentence
+        case events.OffloadFailed():
+            return f"the fog gave no help ({event.choice}): {event.reason}"
+        case events.AssistReceived():
+            return f"got a fog's assist of {event.n_bytes / 1e6:.1f} MB"
+        case events.BytesSent():
+            return f"sent {event.n_bytes} bytes to {event.peer}: {event.category}"
+        case events.DriftNoticed():
+            return f"what arrives of {name(event.condition, vocabulary)} is no longer like what was kept of it"
         case events.LearningDeferred():
             return f"did not start learning: {event.reason}"
         case events.TrainingStarted():
@@ -86,7 +96,7 @@ def sentence(event: events.Event, vocabulary: Vocabulary | None = None) -> str |
             return f"{version(event.adapter)} failed to generate: {event.reason}"
         case events.RecheckRequested():
             return f"asked for a golden re-check by {event.by}"
-        case events.ObservationMeasured() | events.CandidateMeasured() | events.TimePassed():
+        case events.ObservationMeasured() | events.CandidateMeasured() | events.TelemetryRead() | events.TimePassed():
             return None
         case _:
             assert_never(event)

@@ -1,0 +1,64 @@
+"""Learning jobs: when one is asked for, and what becomes of one that stumbles."""
+
+import msgspec
+
+from evergrove.core import effects as do
+from evergrove.core import events as ev
+from evergrove.core.config import Config
+from evergrove.tiers.device.orders import again
+from evergrove.tiers.device.placing import measure, settle
+from evergrove.tiers.device.state import Result, State, Work, busy, change, golden_groups, idle, new_work
+from evergrove.tiers.device.versions import restore
+
+
+def wants_to_learn(config: Config, state: State) -> bool:
+    """Whether enough has come together since the last attempt."""
+    free = state.work is None and state.waiting is None
+    return config.learn.auto and free and len(state.fresh) - state.tried >= config.learn.min_new
+
+
+def request_learning(config: Config, state: State, event: ev.LearningRequested, now_s: float) -> Result:
+    """One job at a time; nothing new, nothing to learn. When and where it begins is for the placement to say."""
+    if state.work is not None:
+        return state, busy(state)
+    if not state.fresh:
+        return state, [do.Emit(ev.LearningDeferred("nothing new has been kept since the last accepted version"))]
+    work = state.waiting
+    if work is None:
+        state, work = new_work(state, "learn", "wait", now_s)
+    work = msgspec.structs.replace(
+        work, urgent=work.urgent or event.by == "app", steps=event.steps or work.steps or config.learn.steps
+    )
+    return settle(config, change(state, waiting=work), now_s)
+
+
+def take_offer(config: Config, state: State, event: ev.AdapterOffered, now_s: float) -> Result:
+    """An adapter from elsewhere goes to the golden gate like one of our own."""
+    if state.work is not None:
+        return state, busy(state)
+    state, work = new_work(state, "offer", "measure", now_s)
+    return measure(config, state, work, now_s, learnt=golden_groups(state), source=event.source)
+
+
+def take_candidate(config: Config, state: State, work: Work, event: ev.TrainingFinished, now_s: float) -> Result:
+    """A candidate is there: to the golden set with it. What a step took here is what the next one is priced by."""
+    if work.stage == "train" and event.steps > 0:
+        state = change(state, step_s=max(event.seconds / event.steps, 1e-3))
+    return measure(config, state, work, now_s, candidate=event.candidate)
+
+
+def stumble(config: Config, state: State, work: Work, event: ev.JobInterrupted | ev.JobFailed, now_s: float) -> Result:
+    """A killed worker is started again from its checkpoint; one that fails by itself is not."""
+    if isinstance(event, ev.JobInterrupted) and work.attempt < config.learn.attempts_max:
+        state = change(state, work=msgspec.structs.replace(work, attempt=work.attempt + 1, since_s=now_s))
+        return state, again(state)
+    if work.purpose == "probation" and state.active is not None:
+        return restore(state, work, f"its golden re-check could not be finished: {event.reason}", now_s)
+    return idle(state), [do.StopWorker(work.job)]
+
+
+def mind_drift(config: Config, state: State) -> Result:
+    """The world has changed: what has come together is learnt now, however little it is."""
+    if config.learn.auto and state.work is None and state.waiting is None and len(state.fresh) > state.tried:
+        return state, [do.Emit(ev.LearningRequested("drift", 0))]
+    return state, []

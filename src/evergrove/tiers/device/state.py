@@ -1,0 +1,193 @@
+"""What a device remembers between two events, and the few words that every decision about it needs.
+
+``State`` is all of it besides the media and the names, which the vault holds; ``Work`` is the one job under way. The
+decisions stand in the modules beside this one, the main path in ``step``.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import msgspec
+
+from evergrove.core import effects as do
+from evergrove.core import events as ev
+from evergrove.core.conditions import Code
+from evergrove.core.telemetry import Telemetry
+from evergrove.rules import drift, gate, novelty, placement, shield, thermal
+from evergrove.rules.probation import anchored
+
+Effects = list[do.Effect]
+Result = tuple["State", Effects]
+
+
+class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One job, waiting or under way.
+
+    ``purpose``: learn, offer (an adapter from elsewhere), probation, recheck or rollback. ``stage``: wait, assist,
+    trusted, train, measure, promote or restore: what the driver was last asked for, ``since_s`` when. ``asked_s`` is
+    when somebody, or the schedule, wanted it; ``urgent``: a person waits for it. ``learnt`` are the groups that the
+    candidate must gain on, ``assist`` what a fog gave for it, ``tried_fogs`` the offloads that failed.
+    """
+
+    job: str
+    purpose: str
+    stage: str
+    attempt: int = 1
+    parent: str | None = None
+    fresh: tuple[str, ...] = ()
+    learnt: tuple[Code, ...] = ()
+    steps: int = 0
+    candidate: str | None = None
+    source: str | None = None
+    gamma: float = 1.0
+    cause: str = ""
+    asked_s: float = 0.0
+    since_s: float = 0.0
+    urgent: bool = False
+    assist: str | None = None
+    tried_fogs: tuple[str, ...] = ()
+
+
+class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An observation that was chosen and is being written; ``evict`` leaves once it is durable."""
+
+    code: Code
+    split: str
+    evict: tuple[str, ...]
+
+
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that a device remembers, besides the media and the names, which the vault holds.
+
+    ``waiting`` is the learning job that was asked for and has not begun, or was parked; ``work`` is under way.
+    ``drifting`` watches each condition's stream. ``rechecked`` is the golden re-check's word on a version on probation,
+    ``frames_before`` the p99 of frame times over their budget and the count of frames when it began to serve.
+    ``body`` is the newest telemetry, ``body_s`` when it was read; ``heat``, ``guarding`` and ``placing`` are the states
+    of the thermal models by zone, of the shield and of the placement. ``placed`` is the last decision: (job, choice,
+    share); ``share`` is what the worker may use now.
+
+    ``known`` and ``sizes`` are the numbers of values per factor of the release and of today. ``keeping`` is
+    novelty's own state, ``looking`` the gate's. ``fresh`` are training records that no accepted version has learnt
+    yet, ``tried`` how many of them the last attempt had already seen. ``learnt`` and ``learnt_before`` are the new
+    conditions that the active and the previous version have learnt.
+    """
+
+    device: str = ""
+    release: str = ""
+    seed: int = 0
+    known: Code = ()
+    sizes: Code = ()
+    keeping: novelty.State = novelty.State()
+    pending: dict[str, Pending] = {}
+    fresh: tuple[str, ...] = ()
+    tried: int = 0
+    codes: dict[str, Code] = {}
+    teacher: bool = False
+    looking: gate.State = gate.State()
+    active: str | None = None
+    previous: str | None = None
+    learnt: tuple[Code, ...] = ()
+    learnt_before: tuple[Code, ...] = ()
+    probation: bool = False
+    probation_since_s: float = 0.0
+    rechecked: bool | None = None
+    frames_before: tuple[float, float] = (0.0, 0.0)
+    errors: int = 0
+    sequence: int = 0
+    waiting: Work | None = None
+    work: Work | None = None
+    body: Telemetry | None = None
+    body_s: float = 0.0
+    heat: dict[str, thermal.State] = {}
+    guarding: shield.State = shield.State()
+    placing: placement.State = placement.State()
+    placed: tuple[str, str, float] = ("", "", 0.0)
+    share: float = 0.0
+    drawn_j: float = 0.0
+    assist: str | None = None
+    step_s: float = 0.3
+    drifting: tuple[drift.Watch, ...] = ()
+    n_jobs: int = 0
+    checked_at_s: float = 0.0
+    n_observed: int = 0
+    n_kept: int = 0
+    n_refused: int = 0
+    dropped: dict[str, int] = {}
+
+
+def new_work(state: State, purpose: str, stage: str, now_s: float) -> tuple[State, Work]:
+    """A job with the next number, asked for now."""
+    work = Work(f"job-{state.n_jobs + 1:05d}", purpose, stage, parent=state.active, asked_s=now_s, since_s=now_s)
+    return change(state, n_jobs=state.n_jobs + 1), work
+
+
+def busy(state: State) -> Effects:
+    """One job at a time: what is told to whoever asks for another."""
+    assert state.work is not None, "asked only while a job is under way"
+    return [do.Emit(ev.LearningDeferred(f"{state.work.job} ({state.work.purpose}) is under way"))]
+
+
+def of_work(state: State, job: str, then: Callable[[Work], Result]) -> Result:
+    """Only news of the job under way counts; a late word of an ended one changes nothing."""
+    if state.work is None or state.work.job != job:
+        return state, []
+    return then(state.work)
+
+
+def idle(state: State) -> State:
+    return change(state, work=None, tried=len(state.fresh))
+
+
+def anchor(state: State, now_s: float) -> State:
+    """Moments in the future are drawn back to now: the clock was set back, and nothing waits for it to return."""
+    known_s = [state.body_s, state.checked_at_s, state.probation_since_s]
+    for work in (state.work, state.waiting):
+        if work is not None:
+            known_s += (work.asked_s, work.since_s)
+    if max(known_s) <= now_s:  # nearly always: this runs at every reading
+        return state
+    moments = {name: anchored(getattr(state, name), now_s) for name in ("body_s", "checked_at_s", "probation_since_s")}
+    jobs = {
+        name: msgspec.structs.replace(
+            work, asked_s=anchored(work.asked_s, now_s), since_s=anchored(work.since_s, now_s)
+        )
+        for name, work in (("work", state.work), ("waiting", state.waiting))
+        if work is not None and max(work.asked_s, work.since_s) > now_s
+    }
+    return change(state, **moments, **jobs)
+
+
+def known_groups(state: State) -> tuple[Code, ...]:
+    """The release's conditions that the gate guards: every value of the first factor."""
+    rest = (0,) * (len(state.known) - 1)
+    return tuple((n + 1, *rest) for n in range(state.known[0])) if state.known else ()
+
+
+def golden_groups(state: State) -> tuple[Code, ...]:
+    """The new conditions that the device holds golden items of: what an adapter from elsewhere must gain on."""
+    return tuple(sorted(code for code in state.keeping.buffer.counts("golden") if is_new(code, state.known)))
+
+
+def is_new(condition: Code, known: Code) -> bool:
+    return any(n > size for n, size in zip(condition, known, strict=True))
+
+
+def without(mapping: dict[str, Any], key: str) -> dict[str, Any]:
+    return {k: v for k, v in mapping.items() if k != key}
+
+
+def without_records(state: State, gone: Collection[str]) -> State:
+    """Training records leave: they can neither be learnt from nor counted as waiting. ``tried`` counts what is left."""
+    if not gone:
+        return state
+    tried = sum(record not in gone for record in state.fresh[: state.tried])
+    return change(
+        state,
+        codes={record: code for record, code in state.codes.items() if record not in gone},
+        fresh=tuple(record for record in state.fresh if record not in gone),
+        tried=tried,
+    )
+
+
+def change(state: State, **changes: Any) -> State:
+    return msgspec.structs.replace(state, **changes)
