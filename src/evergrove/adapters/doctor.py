@@ -20,7 +20,11 @@ from typing import Literal
 import msgspec
 
 from evergrove.adapters.release import open_release, packaged
+from evergrove.adapters.telemetry import Reader
+from evergrove.adapters.telemetry.host import LocalHost
+from evergrove.adapters.telemetry.slow import at_once
 from evergrove.core.errors import EvergroveError
+from evergrove.core.telemetry import Telemetry
 
 DISTRIBUTION = "evergrove"
 MEMORY_MB_MIN = 1500
@@ -53,7 +57,12 @@ def examine(folder: Path) -> tuple[Check, ...]:
         idle_class,
         unix_sockets,
     ]
-    return (*(probe() for probe in probes), *extras(), *releases())
+    return (
+        *(probe() for probe in probes),
+        *sensors(Reader(LocalHost("/", "."), start=at_once)),
+        *extras(),
+        *releases(),
+    )
 
 
 def python() -> Check:
@@ -158,6 +167,80 @@ def unix_sockets() -> Check:
     except OSError as fault:
         return Check(name, "missing", f"refused: {fault.strerror or fault}", way_out)
     return Check(name, "ok", "work")
+
+
+def sensors(reader: Reader) -> tuple[Check, ...]:
+    """What the device can tell about its own body: one check for each group. ``reader`` waits for what is slow."""
+    reading = reader.read()
+    reasons = {gone.field: gone.reason for gone in reading.missing}
+    return (
+        _temperature(reading, reasons),
+        _battery(reading, reasons),
+        _throttling(reading, reasons, reader.throttles.names),
+        _pressure(reading, reasons),
+        _network(reading, reasons),
+    )
+
+
+def _temperature(reading: Telemetry, reasons: dict[str, str]) -> Check:
+    if reading.zones:
+        zones = sorted(reading.zones, key=lambda zone: zone.temp_c - (zone.trip_c or 80.0), reverse=True)
+        told = [f"{z.name} {z.temp_c:.0f}" + (f" of {z.trip_c:.0f}" if z.trip_c else "") for z in zones[:4]]
+        more = f", and {len(zones) - 4} more" if len(zones) > 4 else ""
+        return Check("Temperature", "ok", f"{', '.join(told)} °C{more}")
+    broken = [f"{field[5:]}: {reason}" for field, reason in reasons.items() if field.startswith("zone:")]
+    return Check(
+        "Temperature",
+        "warning",
+        "; ".join(broken[:3]) or reasons.get("zones", "unknown"),
+        "learning works, but nothing here can tell when the machine gets hot; a driver (`sensors-detect`) may help",
+    )
+
+
+def _battery(reading: Telemetry, reasons: dict[str, str]) -> Check:
+    mains = {None: "power source unknown", 0.0: "on battery", 1.0: "on mains"}
+    source = mains[reading.on_mains.value if reading.on_mains else None]
+    power = f", {reading.power_w.value:.1f} W" if reading.power_w else ""
+    if reading.battery_share:
+        return Check("Battery", "ok", f"{reading.battery_share.value:.0%}, {source}{power}")
+    reason = reasons.get("battery_share", "unknown")
+    if reading.on_mains and reason == "no battery":
+        return Check("Battery", "ok", f"none, {source}{power}")
+    way_out = "a device that runs on battery would learn until it is empty; on Android install Termux:API"
+    return Check("Battery", "warning", f"{reason}; {source}{power}", way_out)
+
+
+def _throttling(reading: Telemetry, reasons: dict[str, str], sources: tuple[str, ...]) -> Check:
+    if reading.throttle_count:
+        return Check("Throttling", "ok", f"seen by: {', '.join(sources)}")
+    return Check(
+        "Throttling",
+        "warning",
+        reasons.get("throttle_count", "unknown"),
+        "that the processor was slowed down for heat goes unnoticed; temperature alone must keep it cool",
+    )
+
+
+def _pressure(reading: Telemetry, reasons: dict[str, str]) -> Check:
+    shares = {"cores": reading.psi_cpu_share, "memory": reading.psi_memory_share, "disk": reading.psi_io_share}
+    known = [f"{name} {share.value:.0%}" for name, share in shares.items() if share]
+    if len(known) == len(shares):
+        return Check("Pressure", "ok", f"waiting for {', '.join(known)}")
+    way_out = "a shortage of memory or disk shows later without it; boot Linux with psi=1"
+    return Check(
+        "Pressure", "warning", reasons.get("psi_memory_share", reasons.get("psi_io_share", "unknown")), way_out
+    )
+
+
+def _network(reading: Telemetry, reasons: dict[str, str]) -> Check:
+    if reading.network_up is None:
+        way_out = "the device takes it that it is offline, and learns alone"
+        return Check("Network", "warning", reasons.get("network_up", "unknown"), way_out)
+    up = "up" if reading.network_up.value else "down"
+    if reading.network_metered is None:
+        way_out = "set telemetry.metered to yes or no, so that the device knows whether bytes cost something"
+        return Check("Network", "warning", f"{up}; whether it is metered, nobody tells", way_out)
+    return Check("Network", "ok", f"{up}, {'metered' if reading.network_metered.value else 'not metered'}")
 
 
 def extras() -> tuple[Check, ...]:

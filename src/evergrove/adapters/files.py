@@ -71,6 +71,26 @@ class Files:
                 return
             self.sync_folder(path.parent)
 
+    def remove_tree(self, folder: Path) -> None:
+        """Deletes a folder with all that is in it, not through symbolic links; one that is not there is fine.
+
+        Not at once: killed half-way, some of it is left. Call it again then.
+        """
+        with _named(f"deleting {folder}"):
+            if not os.path.lexists(folder):
+                return
+            for place, folders, names in os.walk(folder, topdown=False):
+                for name in sorted(names):
+                    self.step("unlink", Path(place, name))
+                    os.unlink(Path(place, name))
+                for name in sorted(folders):
+                    inner = Path(place, name)
+                    self.step("unlink", inner)
+                    os.unlink(inner) if inner.is_symlink() else os.rmdir(inner)
+            self.step("unlink", folder)
+            os.rmdir(folder)
+            self.sync_folder(folder.parent)
+
     def move(self, source: Path, target: Path) -> None:
         """Renames durably; ``target`` is replaced."""
         with _named(f"moving {source} to {target}"):

@@ -162,6 +162,7 @@ class EventLog(Generic[E]):
             digest = _state_digest(self._digest_at(seq), state)
             self._db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (seq, digest, state))
             self._files.step("snapshot", self.path)
+        self._files.step("snapshotted", self.path)
 
     def latest_snapshot(self) -> tuple[int, bytes] | None:
         """The newest intact snapshot and its event number; None means: fold from the first event.
@@ -194,9 +195,12 @@ class EventLog(Generic[E]):
             self._db.execute("DELETE FROM snapshots WHERE seq NOT IN (?, ?)", good)
             self._set_end("anchor", floor, anchor)
             self._files.step("compact", self.path)
+        self._files.step("compacted", self.path)
         with self._guard("compacting the log"):
             self._db.execute("PRAGMA incremental_vacuum").fetchall()
+            self._files.step("checkpoint", self.path)
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._files.step("checkpointed", self.path)
         return dropped
 
     def close(self) -> None:
@@ -223,12 +227,15 @@ class EventLog(Generic[E]):
         """A new log under another name, then renamed: a log that is there was once whole, so an empty one is damage."""
         temp = self.path.with_name(f".{self.path.name}{TEMP_SUFFIX}")
         for leftover in self.path.parent.glob(f"{temp.name}*"):
+            self._files.step("unlink", leftover)
             leftover.unlink()
+        self._files.step("create", temp)
         os.close(os.open(temp, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         db = _connected(temp, "rw")
         try:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             db.execute("PRAGMA journal_mode = WAL").fetchall()
+            self._files.step("write", temp)
             db.executescript(f"BEGIN; {TABLES} COMMIT")
         finally:
             db.close()
