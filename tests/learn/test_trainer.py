@@ -88,11 +88,11 @@ def test_a_pause_keeps_the_state(world: World, tmp_path: Path) -> None:
     whole = train(task(world), tmp_path / "whole")
     asked = [0]
 
-    def thirteen_times() -> bool:
+    def thirteen_times(rows: int) -> int:
         asked[0] += 1
-        return asked[0] <= 13
+        return rows if asked[0] <= 13 else 0
 
-    paused = train(task(world), tmp_path / "paused", Hooks(before_micro_batch=thirteen_times))
+    paused = train(task(world), tmp_path / "paused", Hooks(micro_batch=thirteen_times))
     assert (paused.candidate, paused.steps, asked[0]) == (None, 4, 14)  # three micro-batches a step
     assert train(task(world), tmp_path / "paused").sha256 == whole.sha256
 

@@ -157,7 +157,9 @@ def load_basis(path: Path, base_hash: str, scale: float) -> Basis:
             raise InvalidArtefact(f"'{path}': '{name}' is no finite A (r, in)")
         if (rows @ rows.T - torch.eye(len(rows))).abs().max() > ORTHONORMAL_WITHIN:
             raise InvalidArtefact(f"'{path}': the rows of '{name}' are not orthonormal")
-    a = {name.removesuffix(".A"): rows for name, rows in tensors.items()}
+    # In one order always: the library's is drawn by chance, and gradients are summed up in this one when clipped, so
+    # that a training would differ in its last bits from one process to the next.
+    a = {name.removesuffix(".A"): rows for name, rows in sorted(tensors.items())}
     return Basis(base_hash, hashlib.sha256(data).hexdigest(), scale, a)
 
 

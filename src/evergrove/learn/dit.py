@@ -7,6 +7,8 @@ the velocity is what lets patches as large as 8 pixels work (Li & He 2025, arXiv
 """
 
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import msgspec
@@ -65,7 +67,29 @@ class DiT(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """The estimate x̂ (N, C, H, W) of the clean pictures."""
+        return self.denoise(x_t, self.modulations(t, condition))
+
+    def plan(self, times: Sequence[float], condition: Tensor) -> list[Callable[[Tensor], Tensor]]:
+        """For each time a function x̂ = f(x_t) that does what ``forward`` does there for this condition.
+
+        What depends on time and condition alone is worked out here for all times in one pass: a third of the network's
+        numbers are read once a picture and not once a step.
+        """
+        t = torch.tensor(times, dtype=torch.float32).repeat_interleave(len(condition))
+        parts = zip(
+            *(m.chunk(len(times)) for m in self.modulations(t, condition.repeat(len(times), 1))),
+            strict=True,
+        )
+        return [partial(self.denoise, modulations=list(part)) for part in parts]
+
+    def modulations(self, t: Tensor, condition: Tensor) -> list[Tensor]:
+        """What time and condition do to every block (N, 1, 6·width), and last of all to the output (N, 1, 2·width)."""
         signal = functional.silu(self.signal(t, condition))
+        layers = [*(cast(Block, block).modulation for block in self.blocks), self.final_modulation]
+        return [layer(signal).unsqueeze(1) for layer in layers]
+
+    def denoise(self, x_t: Tensor, modulations: Sequence[Tensor]) -> Tensor:
+        """The estimate x̂ (N, C, H, W), with time and condition given as ``modulations``."""
         tokens = self.patch_in(self._patches(x_t)) + self.position
         kept: list[Tensor] = []
         half = self.config.depth // 2
@@ -73,10 +97,10 @@ class DiT(nn.Module):
             if i >= self.config.depth - half:
                 skip = self.skips[i - (self.config.depth - half)]
                 tokens = skip(torch.cat((tokens, kept.pop()), dim=-1))
-            tokens = block(tokens, signal)
+            tokens = block(tokens, modulations[i])
             if i < half:
                 kept.append(tokens)
-        shift, scale = self.final_modulation(signal).unsqueeze(1).chunk(2, dim=-1)
+        shift, scale = modulations[-1].chunk(2, dim=-1)
         return self._picture(self.patch_out(modulate(tokens, shift, scale)))
 
     def signal(self, t: Tensor, condition: Tensor) -> Tensor:
@@ -125,12 +149,12 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(4 * width, width)
         self.modulation = nn.Linear(width, 6 * width)
 
-    def forward(self, tokens: Tensor, signal: Tensor) -> Tensor:
-        """Tokens (N, T, width) and the condition's signal after its SiLU (N, width) → tokens."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(signal).unsqueeze(1).chunk(6, dim=-1)
-        tokens = tokens + gate_a * self.proj(self._attend(modulate(tokens, shift_a, scale_a)))
-        hidden = functional.gelu(self.mlp_in(modulate(tokens, shift_m, scale_m)), approximate="tanh")
-        return cast(Tensor, tokens + gate_m * self.mlp_out(hidden))
+    def forward(self, tokens: Tensor, modulation: Tensor) -> Tensor:
+        """Tokens (N, T, width) and what ``self.modulation`` made of the condition's signal (N, 1, 6·width) → tokens."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=-1)
+        tokens = torch.addcmul(tokens, gate_a, self.proj(self._attend(modulate(tokens, shift_a, scale_a))))
+        hidden = gelu(self.mlp_in(modulate(tokens, shift_m, scale_m)))
+        return torch.addcmul(tokens, gate_m, self.mlp_out(hidden))
 
     def _attend(self, tokens: Tensor) -> Tensor:
         n, length, width = tokens.shape
@@ -141,6 +165,17 @@ class Block(nn.Module):
 def modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm without own weights, then scale and shift from the condition (adaLN)."""
     return torch.addcmul(shift, functional.layer_norm(tokens, tokens.shape[-1:]), 1 + scale)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU in its tanh form (Hendrycks & Gimpel 2016), which is x·σ(√(8/π)·(x + 0.044715·x³)).
+
+    The second form where no gradient is wanted: torch's tanh takes three times as long as its σ (measured: 176 against
+    80 µs for 64 x 768 numbers), and the two agree to the last bit or two (5e-7).
+    """
+    if torch.is_grad_enabled() and x.requires_grad:
+        return functional.gelu(x, approximate="tanh")
+    return torch.addcmul(x, x.square(), x, value=0.044715).mul_(math.sqrt(8.0 / math.pi)).sigmoid_().mul_(x)
 
 
 def time_features(t: Tensor, width: int) -> Tensor:

@@ -4,8 +4,9 @@ A path leads straight from noise (t = 0) to a picture (t = 1): x_t = (1−t)·no
 picture, x̂; the velocity follows, v = (x̂ − x_t)/(1 − t) (Lipman et al. 2023; x-prediction after Li & He 2025).
 """
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -83,21 +84,48 @@ def sample(
     if method not in ("euler", "heun"):
         raise UsageError(f"unknown sampler '{method}'; known: euler, heun")
     x = noise
+    times = [i / steps for i in range(steps)]
+    velocity = velocities(model, times, condition, guidance)
     for i in range(steps):
-        t, t_next = i / steps, (i + 1) / steps
-        v = velocity(model, x, t, condition, guidance)
-        ahead = x + (t_next - t) * v
+        v = velocity[i](x)
+        ahead = x + v / steps
         if method == "heun" and i < steps - 1:
-            ahead = x + (t_next - t) * 0.5 * (v + velocity(model, ahead, t_next, condition, guidance))
+            ahead = x + 0.5 * (v + velocity[i + 1](ahead)) / steps
         x = ahead
     return x.clamp(-1.0, 1.0)
 
 
-def velocity(model: Denoiser, x_t: Tensor, t: float, condition: Tensor, guidance: float) -> Tensor:
-    """v = (x̂ − x_t)/(1 − t) at one time for the whole batch."""
-    times = torch.full((len(x_t),), t)
-    x_hat = model(x_t, times, condition)
-    if guidance != 1.0:
-        unconditional = model(x_t, times, torch.zeros_like(condition))
-        x_hat = unconditional + guidance * (x_hat - unconditional)
-    return (x_hat - x_t) / (1.0 - t)
+def velocities(
+    model: Denoiser, times: Sequence[float], condition: Tensor, guidance: float
+) -> list[Callable[[Tensor], Tensor]]:
+    """For each time v(x_t) = (x̂ − x_t)/(1 − t), for the whole batch.
+
+    A network that can ``plan`` (``DiT``) does once what its steps have in common.
+    """
+    wanted = estimates(model, times, condition)
+    if guidance == 1.0:
+        return [partial(_velocity, x_hat, t) for x_hat, t in zip(wanted, times, strict=True)]
+    null = estimates(model, times, torch.zeros_like(condition))
+    guided = [partial(_guided, *pair, guidance) for pair in zip(wanted, null, strict=True)]
+    return [partial(_velocity, x_hat, t) for x_hat, t in zip(guided, times, strict=True)]
+
+
+def estimates(model: Denoiser, times: Sequence[float], condition: Tensor) -> list[Callable[[Tensor], Tensor]]:
+    """For each time x̂(x_t) for these conditions."""
+    plan = getattr(model, "plan", None)
+    if plan is not None:
+        return cast(list[Callable[[Tensor], Tensor]], plan(times, condition))
+    return [partial(_estimate, model, torch.full((len(condition),), t), condition) for t in times]
+
+
+def _estimate(model: Denoiser, t: Tensor, condition: Tensor, x_t: Tensor) -> Tensor:
+    return model(x_t, t, condition)
+
+
+def _guided(wanted: Callable[[Tensor], Tensor], null: Callable[[Tensor], Tensor], g: float, x_t: Tensor) -> Tensor:
+    unconditional = null(x_t)
+    return unconditional + g * (wanted(x_t) - unconditional)
+
+
+def _velocity(x_hat: Callable[[Tensor], Tensor], t: float, x_t: Tensor) -> Tensor:
+    return (x_hat(x_t) - x_t) / (1.0 - t)

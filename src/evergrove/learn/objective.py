@@ -40,10 +40,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.t)
 
+    def rows(self, first: int, end: int) -> "Batch":
+        """The rows from ``first`` up to ``end``; the losses of all parts of a batch add up to the whole's."""
+        return Batch(*(field[first:end] for field in (self.x_t, self.t, self.code, self.target, self.weight)))
+
     def split(self, n: int) -> list["Batch"]:
-        """Micro-batches of at most ``n`` rows; their losses add up to the whole's."""
-        fields = (self.x_t, self.t, self.code, self.target, self.weight)
-        return [Batch(*part) for part in zip(*(torch.split(field, n) for field in fields), strict=True)]
+        """Micro-batches of at most ``n`` rows."""
+        return [self.rows(first, min(first + n, len(self))) for first in range(0, len(self), n)]
 
 
 @dataclass(frozen=True)

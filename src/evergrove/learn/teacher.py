@@ -5,6 +5,7 @@ the student no teacher pass at all (generative distillation, Masip et al. 2023).
 larger network; always on *old* conditions, never only on new inputs. Points are kept in fp16.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,17 +41,36 @@ def trajectories(
     Every trajectory's time grid is shifted by a random part of a step, so that all of [0, 1) is covered and not only
     the sampler's own times; the first step then goes from t = 0 to that shift.
     """
-    parts = []
+    parts: list[Points] = []
     for codes in torch.split(code, batch):
-        n = len(codes)
-        x = torch.randn((n, *image_shape), generator=rng)
-        t = torch.zeros(n)
-        shift = torch.rand(n, generator=rng)
-        for i in range(steps):
-            x_hat = teacher(x, t, codes)
-            parts.append(Points(x.half(), t, codes, x_hat.half()))
-            t_next = (i + shift.clamp_min(0.05)) / steps
-            velocity = (x_hat - x) / (1.0 - t).reshape(-1, 1, 1, 1)
-            x, t = x + (t_next - t).reshape(-1, 1, 1, 1) * velocity, t_next
+        noise = torch.randn((len(codes), *image_shape), generator=rng)
+        shift = torch.rand(len(codes), generator=rng)
+        parts += walk(noise, shift, codes, steps, lambda i, x, t, code: teacher(x, t, code))
+    return join_points(parts)
+
+
+Estimate = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""x̂ (n, C, H, W) of step i at x_t (n, C, H, W), t (n,), code (n, F)."""
+
+
+def walk(x: Tensor, shift: Tensor, code: Tensor, steps: int, estimate: Estimate) -> list[Points]:
+    """The ``steps`` points of every trajectory from noise x (n, C, H, W), step by step.
+
+    ``estimate`` may also read its x̂ from a file, for x_t follows from the noise and the x̂'s alone. ``shift`` (n,)
+    in [0, 1) is how far each grid is shifted, in steps.
+    """
+    points = []
+    t = torch.zeros(len(x))
+    for i in range(steps):
+        x_hat = estimate(i, x, t, code)
+        points.append(Points(x.half(), t, code, x_hat.half()))
+        t_next = (i + shift.clamp_min(0.05)) / steps
+        velocity = (x_hat - x) / (1.0 - t).reshape(-1, 1, 1, 1)
+        x, t = x + (t_next - t).reshape(-1, 1, 1, 1) * velocity, t_next
+    return points
+
+
+def join_points(parts: Sequence[Points]) -> Points:
+    """All points of some parts, in order."""
     fields = zip(*((p.x_t, p.t, p.code, p.x_hat) for p in parts), strict=True)
     return Points(*(torch.cat(field) for field in fields))

@@ -5,6 +5,7 @@ stream, so a step number *is* the state of randomness, and training that was kil
 been: at most one checkpoint interval is done again. Checkpoints are written whole or not at all (temp, fsync, rename).
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -23,6 +24,7 @@ from evergrove.core.errors import CorruptState, EvergroveError, UsageError
 from evergrove.learn.adapter_file import adapter_bytes
 from evergrove.learn.fisher import fisher_of_tensors, fisher_tensors
 from evergrove.learn.objective import Anchor, data_loss, ewc_loss
+from evergrove.learn.pauses import asking
 from evergrove.learn.strategies import Learner, Memory, Task
 from evergrove.learn.teacher import Points
 
@@ -43,10 +45,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the trainer asks and tells. ``before_micro_batch`` may wait; if it returns False, training pauses there.
-    ``progress`` is told after every step. ``write`` stores bytes at a path, whole or not at all."""
+    """What the trainer asks and tells.
 
-    before_micro_batch: Callable[[], bool] = lambda: True
+    ``micro_batch`` is asked before every micro-batch how many of up to ``rows`` it may have; it may wait, and 0 pauses
+    training there. ``within`` is called between the blocks of a network, ``aside`` before the work of a step that has
+    nothing to do with rows; both may wait. How a step is cut changes its sums by rounding alone. ``progress`` is told
+    after every step. ``write`` stores bytes at a path, whole or not at all.
+    """
+
+    micro_batch: Callable[[int], int] = lambda rows: rows
+    within: Callable[[], None] | None = None
+    aside: Callable[[], None] = lambda: None
     progress: Callable[[Progress], None] = lambda progress: None
     write: Callable[[Path, bytes], None] | None = None
 
@@ -71,9 +80,14 @@ def train(task: Task, folder: Path, hooks: Hooks | None = None) -> Outcome:
     for a task without observations or a folder of another task, ``CorruptState`` for a damaged checkpoint.
     """
     hooks = hooks or Hooks()
-    write = hooks.write or write_durably
     if not len(task.new):
         raise UsageError("nothing to learn: the task has no new observations")
+    with asking(hooks.within) if hooks.within else contextlib.nullcontext():
+        return _train(task, folder, hooks)
+
+
+def _train(task: Task, folder: Path, hooks: Hooks) -> Outcome:
+    write = hooks.write or write_durably
     started_s = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     name = fingerprint(task)
@@ -112,17 +126,21 @@ def _step(
     """One optimiser step, in micro-batches; its loss, or None where the hook said to pause (nothing is changed)."""
     optimiser.zero_grad(set_to_none=True)
     batch = task.strategy.draw(task, memory, task.strategy, step)
-    loss = 0.0
-    for part in batch.split(task.recipe.micro_batch):
-        if not hooks.before_micro_batch():
+    loss, done = 0.0, 0
+    while done < len(batch):
+        rows = hooks.micro_batch(min(task.recipe.micro_batch, len(batch) - done))
+        if not rows:
             return None
-        part_loss = data_loss(learner.module, part)
+        part_loss = data_loss(learner.module, batch.rows(done, done + rows))
         part_loss.backward()  # type: ignore[no-untyped-call]
         loss += float(part_loss.detach())
+        done += rows
+    hooks.aside()
     if memory.anchor is not None:
         held = ewc_loss(learner.parameters, memory.anchor, task.strategy.weights.ewc)
         held.backward()  # type: ignore[no-untyped-call]
         loss += float(held.detach())
+        hooks.aside()
     norm = torch.nn.utils.clip_grad_norm_(list(learner.parameters.values()), task.recipe.clip)
     if not (torch.isfinite(norm) and math.isfinite(loss)):
         raise EvergroveError(
@@ -147,7 +165,7 @@ def fingerprint(task: Task) -> str:
     """A name for all that decides a training's result: a checkpoint of another name is not gone on with."""
     digest = hashlib.blake2b(digest_size=16)
     s = task.strategy
-    given = (task.fisher is not None, task.teacher is not None)
+    given = (task.fisher is not None, task.teacher is not None, task.points is not None)
     words = (s.name, s.lr, s.weights, s.shares, task.recipe, task.seed, task.vocabulary, task.balance, given)
     digest.update(repr((words, task.basis.base_hash, task.basis.basis_hash, task.basis.scale)).encode())
     for samples in (task.new, task.replay):
@@ -156,6 +174,11 @@ def fingerprint(task: Task) -> str:
         digest.update(samples.codes.tobytes())
     if task.start is not None:
         digest.update(adapter_bytes(task.start))
+    if task.points is not None:
+        digest.update(task.points.x_hat.numpy().tobytes() + task.points.t.numpy().tobytes())
+    if task.fisher is not None:
+        for key, tensor in sorted(fisher_tensors(task.fisher).items()):
+            digest.update(key.encode() + tensor.numpy().tobytes())
     return digest.hexdigest()
 
 
