@@ -24,6 +24,7 @@ from evergrove.adapters.keys import FileKey
 from evergrove.adapters.log import Codec, EventLog
 from evergrove.adapters.ownership import Ownership, find_agent
 from evergrove.adapters.release import Release, open_release
+from evergrove.adapters.telemetry import Reader
 from evergrove.adapters.vault import Vault
 from evergrove.adapters.versions import Versions
 from evergrove.adapters.wire import Client, WireLimits
@@ -35,7 +36,10 @@ from evergrove.core.config import Config
 from evergrove.core.errors import AgentBusy, CorruptState, EvergroveError, Unreachable, UsageError
 from evergrove.runtime.agent import Agent
 from evergrove.runtime.app import LocalDevice, Studio
+from evergrove.runtime.body import LocalBody
 from evergrove.runtime.driver import Driver
+from evergrove.runtime.frame_gate import FrameGate, path_of
+from evergrove.runtime.offload import Fogs
 from evergrove.runtime.serve import serve
 from evergrove.tiers import device as tier
 
@@ -91,21 +95,21 @@ class Device(LocalDevice):
         return cls.open(path, flags)
 
 
-def make_device(root: Path, place: str | Path, config_text: str) -> Identity:
+def make_device(root: Path, place: str | Path, config_text: str, files: Files | None = None) -> Identity:
     """The folder of a new device: identity, configuration, key, vault, and the first event of its log."""
+    files = files or Files()
     config = configuration.load(config_text, os.environ, where=CONFIG)
     release = open_release(place)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UsageError(f"{root}: not an empty folder; choose another one for the new device")
     packaged = isinstance(place, str) and release.folder.name == place
     identity = Identity(secrets.token_hex(16), str(place) if packaged else str(release.folder), release.manifest_hash)
-    files = Files()
     made = root.with_name(f".{root.name}.{secrets.token_hex(4)}.new")
     files.make_folder(made)
     try:
         files.write(made / CONFIG, (config_text or configuration.dump(Config())).encode())
-        Vault(made / "vault", identity.device, FileKey(made / "device.key"))
-        log = EventLog(made / "log.sqlite", CODEC)
+        Vault(made / "vault", identity.device, FileKey(made / "device.key", files=files), files=files)
+        log = EventLog(made / "log.sqlite", CODEC, files=files)
         manifest = release.manifest
         log.append(
             [
@@ -181,10 +185,17 @@ def own_device(root: Path, flags: Mapping[str, str]) -> Iterator[tuple[Agent, Ow
             driver = Driver(
                 partial(tier.step, config), log, clock.now_s, config.agent.snapshot_every, config.agent.events_kept
             )
-            vault = Vault(root / "vault", identity.device, FileKey(root / "device.key"), config.replay, files=files)
+            key = FileKey(root / "device.key", files=files)
+            vault = Vault(root / "vault", identity.device, key, config.replay, files=files)
             versions = Versions(root / "versions", files=files)
             past = [row.event for row in log.tail(config.agent.snapshot_every)]
-            yield Agent(root, config, release, driver, vault, versions, files, clock.now_s, past), owner, config
+            gate = FrameGate(path_of(root))
+            body = LocalBody(Reader.of(config.telemetry, root), gate)
+            try:
+                agent = Agent(root, config, release, driver, vault, versions, files, clock.now_s, body, Fogs(), past)
+                yield agent, owner, config
+            finally:
+                gate.close(remove=True)
         finally:
             log.close()
 

@@ -6,13 +6,15 @@ only after what it says is durable.
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
+import math
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import msgspec
 
@@ -32,11 +34,15 @@ from evergrove.core.errors import EvergroveError, InvalidInput, InvalidMedia, Us
 from evergrove.core.rng import seed_of
 from evergrove.rules import features
 from evergrove.runtime import workers
+from evergrove.runtime.body import Body
 from evergrove.runtime.driver import Driver
 from evergrove.runtime.keeper import Keeper
+from evergrove.runtime.offload import Fogs, Offload
 from evergrove.runtime.teller import Teller
 from evergrove.tiers.device import next_due, under_way
 
+LEDGER_S_MAX = 30.0
+"""For the ledger to be durable; then nothing is sent."""
 RETRY_S = 10.0
 """Between two tries at an order that failed, where a full disk, say, was the reason."""
 
@@ -54,6 +60,8 @@ class Agent:
         versions: Versions,
         files: Files,
         now_s: Callable[[], float],
+        body: Body,
+        fogs: Fogs,
         past: Sequence[ev.Event] = (),
     ) -> None:
         """Takes the parts as they are; ``start`` brings them to one state. ``past`` are the newest logged events."""
@@ -65,16 +73,20 @@ class Agent:
         self._versions = versions
         self._files = files
         self._now_s = now_s
+        self._body = body
+        self._looked_s = -math.inf
         self._vocabulary: Vocabulary = vault.names() or release.manifest.vocabulary
         self._keeper = Keeper(vault, release.manifest.vocabulary.sizes)
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._retry_at_s = 0.0
         self._teller = Teller(config, release, self._vocabulary, past)
+        self._offload = Offload(root, config, release, vault, versions, fogs, now_s, self._note_sent)
 
     # Life
 
     def start(self) -> None:
-        """Brings log, vault and versions to one state, and takes up what was under way."""
+        """Brings log, vault and versions to one state, and takes up what was under way. In a running loop only."""
+        self._loop = asyncio.get_running_loop()
         for sentence in self._versions.recover():
             self._teller.warn(sentence)
         for record in self._vault.quarantined:
@@ -91,10 +103,15 @@ class Agent:
         if active != self._driver.state.active and (work is None or work.stage not in ("promote", "restore")):
             facts.append(ev.VersionRolledBack(self._driver.state.active, active, "its file did not pass its checks"))
         self.feed(*facts)
+        self.look()
 
     def tick(self) -> None:
         """Lets the clock speak, if it has anything to say, and tries again what a full disk, say, has stopped."""
         try:
+            state, settings = self._driver.state, self._config.telemetry
+            at_work = state.work is not None or state.waiting is not None
+            if self._now_s() - self._looked_s >= (settings.period_s if at_work else settings.idle_period_s):
+                self.look()
             order = under_way(self._driver.state)
             if order is not None and not self._workers and self._now_s() >= self._retry_at_s:
                 self._retry_at_s = self._now_s() + RETRY_S
@@ -104,10 +121,15 @@ class Agent:
         except EvergroveError as fault:
             self._teller.warn(str(fault))
 
+    def look(self) -> None:
+        """Reads telemetry; whatever waits or runs is placed by it."""
+        self._looked_s = self._now_s()
+        self.feed(ev.TelemetryRead(self._body.read()))
+
     @property
     def busy(self) -> bool:
-        """Whether a worker runs."""
-        return bool(self._workers)
+        """Whether a worker runs, or a job waits for its place."""
+        return bool(self._workers) or self._driver.state.waiting is not None
 
     async def stop(self) -> None:
         """Ends the workers (their jobs resume at the next start) and saves a snapshot."""
@@ -151,6 +173,7 @@ class Agent:
             case msg.Observe():
                 return self.observe(request.media, request.condition)
             case msg.LearnNow():
+                self.look()
                 return self._ask(ev.LearningRequested("app", request.steps))
             case msg.Offer():
                 return self._ask(ev.AdapterOffered(request.path))
@@ -206,8 +229,9 @@ class Agent:
         for fact in logged:
             if isinstance(fact, ev.LearningDeferred):
                 return msg.Done(note=fact.reason)
-        work = self._driver.state.work
-        return msg.Done(job=work.job if work and self._driver.state.n_jobs > before else "")
+        work = self._driver.state.work or self._driver.state.waiting
+        started = self._driver.state.n_jobs > before or isinstance(event, ev.LearningRequested)
+        return msg.Done(job=work.job if work and started else "")
 
     # Orders
 
@@ -225,10 +249,21 @@ class Agent:
             case do.ReconcileRecords():
                 return self._keeper.reconcile(set(order.known), self._driver.state.pending)
             case do.StartTraining() | do.StartMeasuring():
-                self._start_worker(order)
+                self._end_worker(order.job, keep=True)
+                self._begin(order.job, self._work(order))
+                return []
+            case do.FetchAssist() | do.SendTrusted():
+                self._end_worker(order.job, keep=True)
+                self._begin(order.job, self._ask_fog(order))
                 return []
             case do.StopWorker():
                 self._end_worker(order.job)
+                return []
+            case do.ParkWorker():
+                self._end_worker(order.job, keep=True)
+                return []
+            case do.SetShare():
+                self._body.set_share(order.share)
                 return []
             case do.ActivateVersion():
                 pointer = self._versions.activate(
@@ -245,11 +280,34 @@ class Agent:
 
     # Workers
 
-    def _start_worker(self, order: do.StartTraining | do.StartMeasuring) -> None:
-        self._end_worker(order.job, keep=True)
-        task = asyncio.get_running_loop().create_task(self._work(order))
+    def _begin(self, job: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         task.add_done_callback(self._ended)
-        self._workers[order.job] = task
+        self._workers[job] = task
+
+    async def _ask_fog(self, order: do.FetchAssist | do.SendTrusted) -> None:
+        """A fog's help, asked for beside the loop; whatever becomes of it is an event."""
+        fact: ev.Event
+        if isinstance(order, do.FetchAssist):
+            fact = await asyncio.to_thread(self._offload.fetch, order)
+        else:
+            fact = await asyncio.to_thread(self._offload.hand_over, order, self._seed(order.job))
+        self._workers.pop(order.job, None)
+        self.feed(fact)
+
+    def _note_sent(self, fact: ev.BytesSent) -> None:
+        """Into the ledger before anything is sent; called from the thread that will send it."""
+        done = concurrent.futures.Future[None]()
+
+        def note() -> None:
+            try:
+                self.feed(fact)
+                done.set_result(None)
+            except EvergroveError as fault:
+                done.set_exception(fault)
+
+        self._loop.call_soon_threadsafe(note)
+        done.result(LEDGER_S_MAX)
 
     async def _work(self, order: do.StartTraining | do.StartMeasuring) -> None:
         """One worker from start to outcome; whatever becomes of it is an event."""
@@ -261,13 +319,12 @@ class Agent:
             self._job(order),
             stage,
             order.attempt,
-            self._config.learn.timeout_s,
             self._files,
             self._teller.report,
         )
         self._teller.progress = None
         self._workers.pop(order.job, None)
-        self.feed(_fact_of(order, outcome))
+        self.feed(fact_of(order, outcome))
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """A worker's task that could not log its outcome is tried again at a later tick."""
@@ -283,15 +340,16 @@ class Agent:
         device, release = str(self._root), str(self._release.folder)
         if isinstance(order, do.StartTraining):
             learn = msgspec.structs.replace(self._config.learn, steps=order.steps)
-            seed = seed_of(self._driver.state.seed, "train", order.job)
-            return jobs.Train(device, release, order.parent, order.fresh, learn, seed)
+            rehearse = self._config.fog.rehearse
+            seed = self._seed(order.job)
+            return jobs.Train(device, release, order.parent, order.fresh, learn, seed, order.assist, rehearse)
         learn = self._config.learn
         return jobs.Measure(
             device, release, order.candidate, order.source, order.incumbent, order.learnt, order.gamma, learn
         )
 
-    def _report(self, progress: msg.JobState) -> None:
-        self._progress = progress
+    def _seed(self, job: str) -> int:
+        return seed_of(self._driver.state.seed, "train", job)
 
     def _end_worker(self, job: str, keep: bool = False) -> None:
         """Ends the worker of a job, if one runs; its folder goes too, unless the job goes on."""
@@ -304,9 +362,10 @@ class Agent:
 
     def _sweep_jobs(self) -> None:
         """Removes folders of jobs that ended while nobody could tidy up."""
-        work, folder = self._driver.state.work, self._root / "jobs"
+        state, folder = self._driver.state, self._root / "jobs"
+        goes_on = {work.job for work in (state.work, state.waiting) if work is not None}
         for path in folder.iterdir() if folder.is_dir() else ():
-            if work is None or path.name != work.job:
+            if path.name not in goes_on:
                 shutil.rmtree(path, ignore_errors=True)
 
     # Helpers
@@ -315,7 +374,7 @@ class Agent:
         return msg.Welcome(self._driver.state.device, str(self._release.folder), self._vocabulary, os.getpid())
 
 
-def _fact_of(order: do.StartTraining | do.StartMeasuring, outcome: jobs.Outcome | str) -> ev.Event:
+def fact_of(order: do.StartTraining | do.StartMeasuring, outcome: jobs.Outcome | str) -> ev.Event:
     """What an outcome means for the log."""
     match outcome:
         case str():

@@ -1,7 +1,7 @@
 """``LocalDevice``: what an app holds. Generation happens here, in the app's process; all else is the agent's.
 
 ``generate`` reads one pointer and never waits for training, the agent or a network. A watcher thread looks for newly
-promoted versions, fuses them into the idle slot and swaps between two calls.
+promoted versions, fuses them into the idle slot and swaps between two calls. ``stream`` makes frames on a schedule.
 """
 
 import contextlib
@@ -20,7 +20,9 @@ from evergrove.core import messages as msg
 from evergrove.core.conditions import Condition, Vocabulary
 from evergrove.core.config import Config
 from evergrove.core.errors import EvergroveError, Unreachable, UsageError
+from evergrove.runtime.frame_gate import Announcer, FrameGate, path_of
 from evergrove.runtime.picture import Picture
+from evergrove.runtime.stream import Stream
 
 JOB_POLL_S = 0.1
 ATTEMPTS_MAX = 3
@@ -63,6 +65,7 @@ class LocalDevice:
         self._line: Line = connect()
         self._numbers = itertools.count(1)
         self._seeds = itertools.count(int.from_bytes(os.urandom(3), "big"))
+        self._frames: Announcer | None = None
         self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
         self._welcome = self._hello()
@@ -79,17 +82,42 @@ class LocalDevice:
         ``steps`` 1-32 and ``guidance`` (1.0 is none) default to what the release was measured at. Raises
         ``UnknownCondition``, which names the nearest known value, and ``UsageError`` for settings out of range.
         """
-        if steps is not None and not 1 <= steps <= 32:
-            raise UsageError(f"steps = {steps}; a sampler takes 1 to 32 steps")
-        if guidance is not None and not 0 <= guidance <= 20:
-            raise UsageError(f"guidance = {guidance}; it must be between 0 and 20 (1 is none)")
+        _check(steps, guidance)
         studio = self._studio or self._open_studio()
         seed = next(self._seeds) if seed is None else seed
-        start_s = time.perf_counter()
-        pixels, whole, version = studio.generate(condition, seed, steps, guidance)
-        latency_ms = (time.perf_counter() - start_s) * 1000
-        number = next(self._numbers)
-        return Picture(f"{self._welcome.device[:8]}-{number}", pixels, whole, seed, version, latency_ms)
+        if self._frames is None:
+            return self._picture(studio, condition, seed, steps, guidance)
+        self._frames.begin()
+        try:
+            return self._picture(studio, condition, seed, steps, guidance)
+        finally:
+            self._frames.end()
+
+    def stream(
+        self,
+        condition: Condition,
+        fps: float = 30.0,
+        *,
+        seed: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> Stream:
+        """Pictures of ``condition`` on a schedule: ``for frame in device.stream({"emotion": "happy"}, fps=30)``.
+
+        Each ``Frame`` has its ``index``, when it was due and how late it was; late ones are counted in ``stats``, told
+        to the frame gate, and never left out (``runtime.stream``). With a ``seed``, frame i has the seed ``seed + i``.
+        A new version goes live between two frames. Close the stream, or leave its ``with`` block, when you are done.
+        Raises what ``generate`` raises, and ``UsageError`` for an impossible rate.
+        """
+        _check(steps, guidance)
+        studio = self._studio or self._open_studio()
+        first = next(self._seeds) if seed is None else seed
+
+        def make(index: int) -> Picture:
+            return self._picture(studio, condition, first + index, steps, guidance)
+
+        # A slot of its own: a schedule is one stream's alone.
+        return Stream(make, fps, self._slot(), clock.elapsed_s, time.sleep)
 
     def warm_up(self) -> None:
         """Loads the generator now instead of at the first ``generate`` (about two seconds, mostly torch)."""
@@ -161,9 +189,12 @@ class LocalDevice:
         return self._hello().pid
 
     def wait_idle(self, timeout_s: float = 600.0) -> msg.Status:
-        """Waits until no job is under way. Raises ``Unreachable`` when that takes longer than ``timeout_s``."""
+        """Waits until no job is under way; one that waits for its time does not count.
+
+        Raises ``Unreachable`` when that takes longer than ``timeout_s``.
+        """
         deadline_s = clock.elapsed_s() + timeout_s
-        while (status := self.status()).job is not None:
+        while (status := self.status()).job is not None and status.job.stage != "wait":
             if clock.elapsed_s() > deadline_s:
                 raise Unreachable(f"{status.job.job} is still under way after {timeout_s:g} s")
             time.sleep(JOB_POLL_S)
@@ -172,6 +203,8 @@ class LocalDevice:
     def close(self, stop_agent: bool = False) -> None:
         """Lets go of the device. Its agent ends by itself when nobody needs it; ``stop_agent`` ends it now."""
         self._closed.set()
+        if self._frames is not None:
+            self._frames.close()
         if stop_agent:
             with contextlib.suppress(Unreachable):
                 self._line.ask(msg.Stop(), 5.0)
@@ -186,6 +219,22 @@ class LocalDevice:
         self.close()
 
     # Helpers
+
+    def _picture(
+        self, studio: Studio, condition: Condition, seed: int, steps: int | None, guidance: float | None
+    ) -> Picture:
+        start_s = time.perf_counter()
+        pixels, whole, version = studio.generate(condition, seed, steps, guidance)
+        latency_ms = (time.perf_counter() - start_s) * 1000
+        number = next(self._numbers)
+        return Picture(f"{self._welcome.device[:8]}-{number}", pixels, whole, seed, version, latency_ms)
+
+    def _slot(self) -> Announcer | None:
+        """A place in the frame gate; an app without one makes its frames all the same, and nothing yields to them."""
+        try:
+            return FrameGate(path_of(self.root)).app(self.config.generate.threads)
+        except OSError:
+            return None
 
     def _job(self, request: msg.Request, wait: bool, progress: Callable[[msg.JobState], None] | None) -> msg.JobResult:
         """Starts a job and follows it to its end, also across a restart of the agent."""
@@ -236,6 +285,7 @@ class LocalDevice:
             if self._studio is None:
                 studio = self._make_studio()
                 self._refresh(studio)
+                self._frames = self._slot()
                 self._studio = studio
                 self._watcher = threading.Thread(target=self._watch, name="evergrove-watch", daemon=True)
                 self._watcher.start()
@@ -262,6 +312,13 @@ class LocalDevice:
                 self._line.ask(msg.ReportFailure(adapter, reason), self.config.agent.reply_timeout_s)
             except Unreachable:
                 return  # the studio serves the last good version meanwhile and will report again
+
+
+def _check(steps: int | None, guidance: float | None) -> None:
+    if steps is not None and not 1 <= steps <= 32:
+        raise UsageError(f"steps = {steps}; a sampler takes 1 to 32 steps")
+    if guidance is not None and not 0 <= guidance <= 20:
+        raise UsageError(f"guidance = {guidance}; it must be between 0 and 20 (1 is none)")
 
 
 def _harmless_twice(request: msg.Request) -> bool:

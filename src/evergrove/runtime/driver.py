@@ -5,17 +5,42 @@ after a crash the log is folded again and the reducer repeats its orders (DESIGN
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import msgspec
 
-from evergrove.adapters.log import EventLog
+from evergrove.adapters.log import Row
 from evergrove.core import effects as do
 from evergrove.core.errors import CorruptState
 from evergrove.core.events import Event
 from evergrove.tiers.device import State
 
 Step = Callable[[State, Event, float], tuple[State, list[do.Effect]]]
+
+
+class Log(Protocol):
+    """Where a driver's events are: ``adapters.log.EventLog`` on a device, memory in the simulator."""
+
+    @property
+    def last_seq(self) -> int:
+        """Number of the newest event; 0 for an empty log."""
+
+    def append(self, events: Sequence[Event], at_s: float) -> int:
+        """Logs events, all or none, durable on return; gives the newest number."""
+
+    def replay(self, after_seq: int) -> Iterator[Row[Event]]:
+        """The events after ``after_seq``, oldest first."""
+
+    def snapshot(self, seq: int, state: bytes) -> None:
+        """Keeps the state after event ``seq``."""
+
+    def latest_snapshot(self) -> tuple[int, bytes] | None:
+        """The newest intact snapshot and its event number, or None."""
+
+    def compact(self, keep_newest: int) -> int:
+        """Drops events that snapshots cover, except the newest; gives how many."""
+
 
 CASCADE_MAX = 64
 """Facts that may follow from one event alone; a reducer that needs more has a loop in it."""
@@ -24,7 +49,7 @@ CASCADE_MAX = 64
 class Driver:
     """A device's state and its log, kept in step."""
 
-    def __init__(self, step: Step, log: EventLog[Event], now: Callable[[], float], snapshot_every: int, keep: int):
+    def __init__(self, step: Step, log: Log, now: Callable[[], float], snapshot_every: int, keep: int):
         """Folds the log (from its newest snapshot on) into the state; carries out nothing yet."""
         self._step = step
         self._log = log
@@ -66,7 +91,7 @@ class Driver:
         self._log.compact(self._keep)
 
 
-def recover(step: Step, log: EventLog[Event]) -> tuple[State, int]:
+def recover(step: Step, log: Log) -> tuple[State, int]:
     """The state that a log stands for, and the event number of the snapshot that it was folded from (0: none)."""
     state, seq = State(), 0
     saved = log.latest_snapshot()

@@ -4,7 +4,7 @@ The reducer decides from scalars; pixels, hashes and features stay here and in t
 training and golden records alike, so that neither can become a copy of the other.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 import numpy as np
@@ -23,8 +23,10 @@ from evergrove.tiers.device import Pending
 class Keeper:
     """The vault of a device with its novelty index, and the observations that wait for a decision."""
 
-    def __init__(self, vault: Vault, known: Code) -> None:
-        """``known`` are the release's numbers of values: they decide what a condition is (``group``)."""
+    def __init__(self, vault: Vault, known: Code, name: Callable[[], str] = new_id) -> None:
+        """``known`` are the release's numbers of values: they decide what a condition is (``group``); ``name`` names
+        records."""
+        self._name = name
         self._vault = vault
         self._known = known
         self._index: dict[Code, kept.KeptIndex] = {}
@@ -42,7 +44,7 @@ class Keeper:
         feature, phash, digest = features.describe(pixels), features.perceptual_hash(pixels), sha256_hex(media)
         index = self._index.get(group(code, self._known), kept.KeptIndex.empty())
         facts = kept.measure(digest, phash, feature, index, code)
-        record = Record(new_id(), media, condition, code, "train", feature.tobytes(), phash, at_s, digest)
+        record = Record(self._name(), media, condition, code, "train", feature.tobytes(), phash, at_s, digest)
         self._arriving[record.id] = record
         return record.id, facts
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,3 +35,21 @@ class Picture:
         target = Path(path)
         target.write_bytes(self.png())
         return target
+
+
+@dataclass(frozen=True)
+class Frame(Picture):
+    """A picture of a stream: the ``index``-th, due at ``due_s`` (``time.monotonic``), ready ``late_s`` after that.
+
+    ``late_s`` is 0 for a frame that was ready in time.
+    """
+
+    index: int
+    due_s: float
+    late_s: float
+
+    @classmethod
+    def of(cls, picture: Picture, index: int, due_s: float, late_s: float) -> Self:
+        """The picture, as a frame."""
+        p = picture
+        return cls(p.id, p.array, p.condition, p.seed, p.version, p.latency_ms, index, due_s, late_s)

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from evergrove.adapters.assists import Assists
 from evergrove.adapters.files import Files
-from evergrove.adapters.images import decode
 from evergrove.adapters.keys import FileKey
 from evergrove.adapters.release import Release, open_release
 from evergrove.adapters.vault import Record, Vault
@@ -26,14 +26,15 @@ from evergrove.core.jobs import Job, Measure, Measured, Train, Trained
 from evergrove.learn import evaluate
 from evergrove.learn.adapter import Adapter, Basis, rescale
 from evergrove.learn.adapter_file import adapter_bytes, adapter_of_bytes, load_adapter
-from evergrove.learn.base import load_base, load_teacher
-from evergrove.learn.basis import load_basis
-from evergrove.learn.strategies import Recipe, Samples, Task, strategy_named
+from evergrove.learn.assist import Assist
+from evergrove.learn.assist import read as read_assist
+from evergrove.learn.pauses import asking
+from evergrove.learn.strategies import Samples
 from evergrove.learn.trainer import Hooks
 from evergrove.learn.trainer import train as run_training
-from evergrove.media.packs import read_pack
+from evergrove.runtime import assembly
+from evergrove.runtime.pacing import Pace
 
-Ask = Callable[[], bool]
 Tell = Callable[[int, int, float, float], None]
 
 
@@ -49,39 +50,31 @@ class Bench:
     vocabulary: Vocabulary
 
 
-def train(job: Train, folder: Path, ask: Ask, tell: Tell) -> Trained:
+def train(job: Train, folder: Path, pace: Pace, tell: Tell) -> Trained:
     """Learns the fresh records; the candidate lies in the versions folder when this returns.
 
     Raises ``UsageError`` when none of them is left, and what the trainer raises.
     """
     bench = _open(job)
-    known = bench.release.manifest.vocabulary.sizes
     fresh = set(job.fresh)
-    # 1. What is new, and what is known already: older records and the release's rehearsal pack.
+    # 1. What is new, and which older records were learnt before.
     records = list(bench.vault.all("train"))
     new = _samples([r for r in records if r.id in fresh], bench)
     if not len(new):
         raise UsageError("none of the observations to learn is left in the replay buffer")
     learnt = _samples([r for r in records if r.id not in fresh], bench)
-    rehearsal = _pack(bench.release, bench.release.manifest.rehearsal.name)
-    replay = Samples(np.concatenate([rehearsal.images, learnt.images]), np.concatenate([rehearsal.codes, learnt.codes]))
-    # 2. The task, from what serves now.
-    learn = job.learn
-    task = Task(
-        model=bench.model,
-        basis=bench.basis,
-        vocabulary=bench.vocabulary,
-        new=new,
-        replay=replay,
-        strategy=strategy_named(learn.strategy),
-        recipe=Recipe(steps=learn.steps, batch=learn.batch, checkpoint_every=learn.checkpoint_every),
-        seed=job.seed,
-        start=_adapter(bench, job.parent),
-        teacher=_teacher(bench),
-        balance=_balance(new.codes, known),
-    )
+    # 2. The task, from what serves now, and with what a fog has given for it.
+    parts = assembly.Parts(bench.release, bench.model, bench.basis)
+    lesson = assembly.Lesson(new, learnt, _adapter(bench, job.parent), bench.vocabulary, job.seed)
+    task = assembly.task_of(parts, lesson, job.learn, _assist(parts, job), job.rehearse)
     # 3. Train; pausing means that the agent has gone, and the next attempt goes on from here.
-    hooks = Hooks(ask, lambda p: tell(p.step, p.steps, p.loss, p.eta_s), Files().write)
+    hooks = Hooks(
+        micro_batch=pace.micro_batch,
+        within=pace.within,
+        aside=pace.aside,
+        progress=lambda p: tell(p.step, p.steps, p.loss, p.eta_s),
+        write=Files().write,
+    )
     outcome = run_training(task, folder, hooks)
     if outcome.candidate is None:
         raise SystemExit("paused: the agent is gone")
@@ -90,7 +83,7 @@ def train(job: Train, folder: Path, ask: Ask, tell: Tell) -> Trained:
     return Trained(sha256, outcome.steps, outcome.seconds, loss, outcome.n_bytes)
 
 
-def measure(job: Measure, folder: Path, ask: Ask) -> Measured:
+def measure(job: Measure, folder: Path, pace: Pace) -> Measured:
     """Measures an adapter; what is measured lies in the versions folder (after scaling) when this returns.
 
     Raises ``InvalidArtefact`` for an adapter that does not pass its checks.
@@ -116,7 +109,7 @@ def measure(job: Measure, folder: Path, ask: Ask) -> Measured:
         return evaluate.network(bench.model, bench.basis, adapter, vocabulary, called)
 
     manifest = bench.release.manifest
-    teacher = _teacher(bench)
+    teacher = assembly.teacher_of(bench.release)
     roles = evaluate.Roles(
         candidate=network(candidate, name),
         incumbent=network(incumbent, job.incumbent or manifest.base.sha256),
@@ -126,18 +119,19 @@ def measure(job: Measure, folder: Path, ask: Ask) -> Measured:
         else evaluate.Network(teacher, manifest.teacher.sha256),
     )
     known = manifest.vocabulary.sizes
-    golden = _pack(bench.release, manifest.golden.name)
+    golden = assembly.pack_of(bench.release, manifest.golden.name)
     own_records = list(bench.vault.all("golden"))
     own = _samples(own_records, bench)
     # 3. Statistics per condition; values per item stay in the device's cache.
-    comparisons = evaluate.measure(
-        roles,
-        evaluate.Golden(golden, _groups(golden.codes, known), _seed(manifest.golden.sha256)),
-        evaluate.Golden(own, _groups(own.codes, known), _seed(manifest.golden.sha256)),
-        job.learnt,
-        cache=Path(job.device) / "cache",
-        before_batch=lambda: _go_on(ask),
-    )
+    with asking(pace.within):
+        comparisons = evaluate.measure(
+            roles,
+            evaluate.Golden(golden, _groups(golden.codes, known), _seed(manifest.golden.sha256)),
+            evaluate.Golden(own, _groups(own.codes, known), _seed(manifest.golden.sha256)),
+            job.learnt,
+            cache=Path(job.device) / "cache",
+            before_batch=lambda: _go_on(pace),
+        )
     return Measured(name, comparisons, time.monotonic() - started_s)
 
 
@@ -146,11 +140,11 @@ def _open(job: Job) -> Bench:
     torch.set_num_threads(job.learn.threads)
     root = Path(job.device)
     release = open_release(Path(job.release))
-    model = load_base(release.folder)
-    manifest = release.manifest
-    basis = load_basis(release.path_of(manifest.basis), manifest.base.sha256, manifest.scale)
+    parts, manifest = assembly.open_parts(release), release.manifest
     vault = Vault(root / "vault", _device_id(root), FileKey(root / "device.key"), read_only=True)
-    return Bench(release, model, basis, vault, Versions(root / "versions"), vault.names() or manifest.vocabulary)
+    return Bench(
+        release, parts.model, parts.basis, vault, Versions(root / "versions"), vault.names() or manifest.vocabulary
+    )
 
 
 def _adapter(bench: Bench, sha256: str | None) -> Adapter | None:
@@ -159,33 +153,21 @@ def _adapter(bench: Bench, sha256: str | None) -> Adapter | None:
 
 def _samples(records: list[Record], bench: Bench) -> Samples:
     """Records as arrays; their codes are read from their names, which outlive a change of numbers."""
-    n_px, n_factors = bench.release.manifest.image_px, len(bench.vocabulary.factors)
-    images = np.zeros((len(records), n_px, n_px, 3), np.uint8)
-    codes = np.zeros((len(records), n_factors), np.int16)
-    for i, record in enumerate(records):
-        images[i] = decode(record.media)
-        codes[i] = bench.vocabulary.encode(record.condition)
-    return Samples(images, codes)
+    shown = ((record.media, bench.vocabulary.encode(record.condition)) for record in records)
+    return assembly.samples_of(shown, bench.release.manifest.image_px, len(bench.vocabulary.factors))
 
 
-def _pack(release: Release, name: str) -> Samples:
-    pack = read_pack(release.folder / name)
-    return Samples(pack.images, pack.codes)
-
-
-def _teacher(bench: Bench) -> nn.Module | None:
-    return None if bench.release.manifest.teacher is None else load_teacher(bench.release.folder)
+def _assist(parts: assembly.Parts, job: Train) -> Assist | None:
+    """The assist that the agent has verified and stored, checked against the release. Raises ``InvalidArtefact``."""
+    if job.assist is None:
+        return None
+    body = Assists(Path(job.device) / "assists").body(job.assist)
+    return read_assist(body, assembly.released(parts, with_teacher=False), f"assist {job.assist[:12]}")
 
 
 def _groups(codes: np.ndarray, known: Code) -> tuple[Code, ...]:
     """The conditions that stand in some codes, as they are judged (``core.conditions.group``)."""
     return tuple(sorted({group(tuple(int(n) for n in code), known) for code in codes}))
-
-
-def _balance(codes: np.ndarray, known: Code) -> int:
-    """The factor whose values are drawn evenly: the first in which something new stands, else the first of all."""
-    new = [f for f, size in enumerate(known) if (codes[:, f] > size).any()]
-    return new[0] if new else 0
 
 
 def _widest(vocabulary: Vocabulary, adapter: Adapter | None) -> Vocabulary:
@@ -222,6 +204,6 @@ class _Identity(msgspec.Struct):
     device: str
 
 
-def _go_on(ask: Ask) -> None:
-    if not ask():
+def _go_on(pace: Pace) -> None:
+    if not pace.micro_batch(1):
         raise SystemExit("stopped: the agent is gone")

@@ -78,7 +78,7 @@ class Teller:
         return {name(code, self.vocabulary): n for code, n in counts.items()}
 
     def _job(self, state: State) -> msg.JobState | None:
-        work = state.work
+        work = state.work or state.waiting
         if work is None:
             return None
         if self.progress is not None and self.progress.job == work.job:

@@ -1,7 +1,8 @@
 """``python -m evergrove.runtime.worker JOB_FOLDER AGENT_PID``: trains or measures, as a process of its own.
 
-One thread, lowest priority, idle scheduling class; stops by itself when its agent is gone. Reads ``job.json``, prints
-progress as JSON lines, writes ``outcome.json``. An error of ours becomes a ``Failed`` or ``Refused`` outcome; anything
+One thread, as small as the system lets it be (``adapters.caps``), and between two blocks of the network it looks at the
+device's frame gate; stops by itself when its agent is gone. Reads ``job.json``, prints progress as JSON lines, writes
+``outcome.json``. An error of ours becomes a ``Failed`` or ``Refused`` outcome; anything
 that ends the process without one counts as an interruption, and the next attempt goes on from the checkpoint.
 """
 
@@ -13,29 +14,15 @@ from pathlib import Path
 
 import msgspec
 
+from evergrove.adapters.caps import Caps, make_small
 from evergrove.adapters.files import Files
 from evergrove.core.errors import EvergroveError, InvalidArtefact
 from evergrove.core.jobs import Failed, Job, Measure, Outcome, Refused, Train
+from evergrove.runtime.frame_gate import FrameGate, path_of
+from evergrove.runtime.pacing import Pace
 from evergrove.runtime.workers import OUTCOME, Progress
 
 PR_SET_PDEATHSIG = 1
-
-
-def be_humble() -> list[str]:
-    """Lowest priority and idle class, so that inference always goes first; says what the system did not allow."""
-    said = []
-    try:
-        os.nice(19)
-    except OSError as fault:
-        said.append(f"nice: {fault}")
-    if hasattr(os, "SCHED_IDLE"):
-        try:
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        except OSError as fault:
-            said.append(f"idle scheduling class: {fault}")
-    else:
-        said.append("idle scheduling class: not on this system")
-    return said
 
 
 def die_with(agent_pid: int) -> None:
@@ -46,23 +33,29 @@ def die_with(agent_pid: int) -> None:
         sys.exit("the agent is gone")
 
 
-def run(job: Job, folder: Path, agent_pid: int) -> Outcome:
-    """One job to its outcome."""
+def run(job: Job, folder: Path, agent_pid: int, cores: int, caps: Caps) -> Outcome:
+    """One job to its outcome. ``cores`` is on how many this process may have run before it took one for itself."""
     from evergrove.runtime import tasks  # torch comes in here, after the process has made itself small
 
-    def ask() -> bool:
-        """Before every micro-batch: is there still an agent to work for?"""
+    def alive() -> bool:
+        """Is there still an agent to work for?"""
         return os.getppid() == agent_pid
 
     def tell(step: int, steps: int, loss: float, eta_s: float) -> None:
         print(msgspec.json.encode(Progress(step, steps, loss, eta_s)).decode(), flush=True)
 
     try:
+        gate = FrameGate(path_of(Path(job.device)))
+    except OSError as fault:
+        # Without it nobody could tell this process to do less: heat and frames go before learning.
+        return Failed(f"{path_of(Path(job.device))}: the frame gate cannot be opened: {fault.strerror or fault}")
+    pace = Pace(gate, cores, caps.idle, alive)
+    try:
         match job:
             case Train():
-                return tasks.train(job, folder, ask, tell)
+                return tasks.train(job, folder, pace, tell)
             case Measure():
-                return tasks.measure(job, folder, ask)
+                return tasks.measure(job, folder, pace)
     except InvalidArtefact as fault:
         return Refused(str(fault)) if isinstance(job, Measure) else Failed(str(fault))
     except EvergroveError as fault:
@@ -73,10 +66,12 @@ def main(arguments: list[str]) -> int:
     """The worker's whole life."""
     folder, agent_pid = Path(arguments[0]), int(arguments[1])
     die_with(agent_pid)
-    for line in be_humble():
-        print(line, file=sys.stderr, flush=True)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    caps = make_small()
+    for cap in caps.every:
+        print(f"{cap.name}: {'in force' if cap.in_force else 'not in force'}: {cap.found}", file=sys.stderr, flush=True)
     job: Job = msgspec.json.decode((folder / "job.json").read_bytes(), type=Job)
-    outcome = run(job, folder, agent_pid)
+    outcome = run(job, folder, agent_pid, cores, caps)
     Files().write(folder / OUTCOME, msgspec.json.encode(outcome))
     return 0
 

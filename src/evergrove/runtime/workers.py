@@ -37,15 +37,13 @@ def environment(threads: int) -> dict[str, str]:
 
 
 async def run(
-    folder: Path, job: Job, stage: str, attempt: int, timeout_s: float, files: Files, report: Callable[[JobState], None]
+    folder: Path, job: Job, stage: str, attempt: int, files: Files, report: Callable[[JobState], None]
 ) -> Outcome | str:
     """Runs one worker to its end; gives its outcome, or says in words how it was interrupted.
 
-    ``report`` hears about progress. A cancelled call kills the worker.
+    ``report`` hears about progress. A cancelled call kills the worker. How long it may take is the reducer's to say.
     """
-    files.make_folder(folder)
-    files.remove(folder / OUTCOME)
-    files.write(folder / "job.json", msgspec.json.encode(job))
+    prepare(folder, job, files)
     errors = folder / "worker.log"
     if errors.exists() and errors.stat().st_size > LOG_BYTES_MAX:
         errors.unlink()
@@ -59,14 +57,19 @@ async def run(
         )
     report(JobState(folder.name, stage, attempt, pid=process.pid))
     try:
-        await asyncio.wait_for(_follow(process, folder.name, stage, attempt, report), timeout_s)
-    except TimeoutError:
-        return f"no end after {timeout_s:g} s"
+        await _follow(process, folder.name, stage, attempt, report)
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGKILL)
             await process.wait()
     return read_outcome(folder, process.returncode or 0)
+
+
+def prepare(folder: Path, job: Job, files: Files) -> None:
+    """The folder of a job, new or gone on with: what is asked is in it, an older outcome is not."""
+    files.make_folder(folder)
+    files.remove(folder / OUTCOME)
+    files.write(folder / "job.json", msgspec.json.encode(job))
 
 
 def read_outcome(folder: Path, code: int) -> Outcome | str:

@@ -1,0 +1,123 @@
+"""One learning job put together: the very same ``Task``, whether a device's worker trains it or a trusted fog.
+
+Files of a release and samples come in; nothing here knows where they were kept.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from evergrove.adapters.images import decode
+from evergrove.adapters.release import Release
+from evergrove.core.conditions import Code, Vocabulary
+from evergrove.core.config import Learn
+from evergrove.core.errors import InvalidMedia
+from evergrove.learn.adapter import Adapter, Basis
+from evergrove.learn.assist import Assist, Released
+from evergrove.learn.base import load_base, load_teacher
+from evergrove.learn.basis import load_basis
+from evergrove.learn.strategies import Recipe, Samples, Task, strategy_named
+from evergrove.media.packs import read_pack
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A verified release's networks."""
+
+    release: Release
+    model: nn.Module
+    basis: Basis
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is to be learnt, on top of what: ``new`` and what was learnt before (``known``), the incumbent's adapter
+    (None: the release alone), and what ``vocabulary`` the candidate must understand."""
+
+    new: Samples
+    known: Samples
+    start: Adapter | None
+    vocabulary: Vocabulary
+    seed: int
+
+
+def open_parts(release: Release) -> Parts:
+    """The networks of a release that passed its checks."""
+    manifest = release.manifest
+    basis = load_basis(release.path_of(manifest.basis), manifest.base.sha256, manifest.scale)
+    return Parts(release, load_base(release.folder), basis)
+
+
+def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = None, rehearse: bool = False) -> Task:
+    """The task: new against the rehearsal pack and what was learnt before.
+
+    With an ``assist`` neither Fisher nor teacher points are made here, so that not even the teacher is loaded;
+    ``rehearse`` also adds its pictures to the replay.
+    """
+    manifest = parts.release.manifest
+    replay = [pack_of(parts.release, manifest.rehearsal.name), lesson.known]
+    if assist is not None and rehearse:
+        replay.append(assist.rehearsal)
+    return Task(
+        model=parts.model,
+        basis=parts.basis,
+        vocabulary=lesson.vocabulary,
+        new=lesson.new,
+        replay=Samples(np.concatenate([s.images for s in replay]), np.concatenate([s.codes for s in replay])),
+        strategy=strategy_named(learn.strategy),
+        recipe=Recipe(steps=learn.steps, batch=learn.batch, checkpoint_every=learn.checkpoint_every),
+        seed=lesson.seed,
+        start=lesson.start,
+        teacher=teacher_of(parts.release) if assist is None else None,
+        fisher=None if assist is None else assist.fisher,
+        points=None if assist is None else assist.points,
+        balance=balance(lesson.new.codes, manifest.vocabulary.sizes),
+    )
+
+
+def released(parts: Parts, with_teacher: bool) -> Released:
+    """The release as an assist is computed from it (with its teacher), or is checked against it (without)."""
+    manifest = parts.release.manifest
+    return Released(
+        name=parts.release.manifest_hash,
+        model=parts.model,
+        basis=parts.basis,
+        vocabulary=manifest.vocabulary,
+        codes=pack_of(parts.release, manifest.rehearsal.name).codes,
+        shape=(3, manifest.image_px, manifest.image_px),
+        teacher=teacher_of(parts.release) if with_teacher else None,
+        sampler=manifest.sampler,
+    )
+
+
+def samples_of(shown: Iterable[tuple[bytes, Code]], n_px: int, n_factors: int) -> Samples:
+    """Encoded media and their codes as arrays. Raises ``InvalidMedia`` for one that is not of the release's size."""
+    shown = list(shown)
+    images = np.zeros((len(shown), n_px, n_px, 3), np.uint8)
+    codes = np.zeros((len(shown), n_factors), np.int16)
+    for i, (media, code) in enumerate(shown):
+        pixels = decode(media)
+        if pixels.shape != images.shape[1:]:
+            raise InvalidMedia("wrong size", f"a record of {pixels.shape}, this release's are {images.shape[1:]}")
+        images[i], codes[i] = pixels, code
+    return Samples(images, codes)
+
+
+def pack_of(release: Release, name: str) -> Samples:
+    """One of the release's packs."""
+    pack = read_pack(release.folder / name)
+    return Samples(pack.images, pack.codes)
+
+
+def teacher_of(release: Release) -> nn.Module | None:
+    """The release's larger network, None where it has none."""
+    return None if release.manifest.teacher is None else load_teacher(release.folder)
+
+
+def balance(codes: NDArray[np.int16], known: Code) -> int:
+    """The factor whose values are drawn evenly: the first in which something new stands, else the first of all."""
+    new = [f for f, size in enumerate(known) if (codes[:, f] > size).any()]
+    return new[0] if new else 0
