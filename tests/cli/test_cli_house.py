@@ -12,6 +12,7 @@ HEAVY = ("torch", "numpy", "PIL", "cryptography")
 COMMANDS = (
     "demo", "init", "doctor", "generate", "observe", "learn", "status", "rollback", "config",
     "golden show", "golden check", "adapters list", "adapters show", "adapters offer", "bench device",
+    "bench telemetry", "bench agent",
 )  # fmt: skip
 
 

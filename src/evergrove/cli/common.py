@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evergrove.core.conditions import of_words
 from evergrove.core.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -105,15 +106,7 @@ def parse_settings(words: Iterable[str] | None) -> dict[str, str]:
 
 def parse_condition(words: Iterable[str]) -> dict[str, str]:
     """``["emotion=happy", "hair=bob"]`` → a condition. Raises ``UsageError`` for any other form."""
-    condition: dict[str, str] = {}
-    for word in words:
-        factor, equals, value = (part.strip() for part in word.partition("="))
-        if not (factor and equals and value):
-            raise UsageError(f"'{word}' is not of the form factor=value, for instance emotion=happy")
-        if factor in condition:
-            raise UsageError(f"{factor} is given twice: '{condition[factor]}' and '{value}'")
-        condition[factor] = value
-    return condition
+    return of_words(words)
 
 
 def confirm(question: str, yes: bool) -> None:

@@ -25,7 +25,9 @@ from evergrove.cli import (
     observe,
     rollback,
     show,
+    simulate,
     status,
+    up,
 )
 from evergrove.core.errors import EvergroveError
 
@@ -63,11 +65,13 @@ app.command("doctor", rich_help_panel=START)(doctor.doctor)
 app.command("generate", rich_help_panel=USE)(generate.generate)
 app.command("observe", rich_help_panel=USE)(observe.observe)
 app.command("learn", rich_help_panel=USE)(learn.learn)
+app.add_typer(up.app, name="up", rich_help_panel=USE)
 app.command("status", rich_help_panel=INSPECT)(status.status)
 app.command("rollback", rich_help_panel=INSPECT)(rollback.rollback)
 app.add_typer(golden.app, name="golden", rich_help_panel=INSPECT)
 app.add_typer(adapters.app, name="adapters", rich_help_panel=INSPECT)
 app.command("config", rich_help_panel=INSPECT)(config.config)
+app.command("simulate", rich_help_panel=BUILD)(simulate.simulate)
 app.add_typer(base.app, name="base", rich_help_panel=BUILD)
 app.add_typer(bench.app, name="bench", rich_help_panel=BUILD)
 
