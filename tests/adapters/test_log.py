@@ -159,15 +159,15 @@ def test_killed_at_every_step(tmp_path: Path) -> None:
         with closing(EventLog(tmp_path / "count", TEXT, files=files)) as log:
             log.append(["x"], at_s=0.0)
 
-    assert count_steps(work) == 5
-    for step in (3, 4):
+    assert count_steps(work) == 7
+    for step in (5, 6):
         path = tmp_path / f"log{step}"
         log = EventLog(path, TEXT, files=killed_at(step))
         with pytest.raises(Killed):
             log.append(["a", "b"], at_s=0.0)
         log.close()
         with closing(opened(path)) as log:
-            assert log.last_seq == (0 if step == 3 else 2)
+            assert log.last_seq == (0 if step == 5 else 2)
 
 
 def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
