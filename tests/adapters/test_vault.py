@@ -422,3 +422,12 @@ def test_size_on_disk_is_known_beforehand(tmp_path: Path) -> None:
     vault.put(record(1))
     assert vault.n_bytes == len(msgspec.msgpack.encode(record(1))) + OVERHEAD_BYTES
     assert OVERHEAD_BYTES == 100
+
+
+def test_a_half_written_key_file_is_gone_after_the_next_start(tmp_path: Path) -> None:
+    """It may hold a key in the clear: whoever opens the vault to write deletes it, and says so."""
+    Vault(tmp_path / "vault", "device", FileKey(tmp_path / "device.key"))
+    (tmp_path / ".device.key.0badf00d.tmp").write_text("half a key")
+    notices = Vault(tmp_path / "vault", "device", FileKey(tmp_path / "device.key")).notices
+    assert not list(tmp_path.glob(".device.key*"))
+    assert any("device.key" in notice for notice in notices)

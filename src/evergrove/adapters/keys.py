@@ -28,6 +28,9 @@ class KeySource(Protocol):
     def store(self, keys: tuple[bytes, ...]) -> None:
         """Replaces all keys."""
 
+    def tidy(self) -> list[str]:
+        """Deletes what an interrupted ``store`` left; returns the names. For the owner of the keys only."""
+
     def describe(self) -> str:
         """One sentence for a person: where the key lies, and who can read it."""
 
@@ -57,8 +60,12 @@ class FileKey:
     def store(self, keys: tuple[bytes, ...]) -> None:
         """Replaces the file, overwrites the old content in place, and deletes leftovers of interrupted writes."""
         self._files.make_folder(self.path.parent)
-        self._files.sweep(self.path.parent, of=self.path.name)
+        self.tidy()
         self._files.write(self.path, _format(keys).encode(), mode=0o600, scrub=True)
+
+    def tidy(self) -> list[str]:
+        """Half-written key files go: they may hold key material."""
+        return self._files.sweep(self.path.parent, of=self.path.name)
 
     def describe(self) -> str:
         """Where the key lies."""
@@ -85,6 +92,10 @@ class KeyringKey:
     def store(self, keys: tuple[bytes, ...]) -> None:
         """Replaces the entry."""
         self._ask("set_password", SERVICE, self._user, _format(keys))
+
+    def tidy(self) -> list[str]:
+        """A keyring has no leftovers."""
+        return []
 
     def describe(self) -> str:
         """Which keyring holds the key."""

@@ -244,7 +244,7 @@ class Vault:
 
     def _tidy(self) -> None:
         """Removes leftovers and finishes a rotation; a full disk leaves that for later."""
-        for name in self._files.sweep(self.folder):
+        for name in (*self._files.sweep(self.folder), *self._source.tidy()):
             self.notices.append(f"removed {name}, left by an interrupted write")
         if len(self._keys) == 2:
             try:
