@@ -7,9 +7,10 @@ what differs between two networks is the networks. Values per item may be cached
 
 import hashlib
 import io
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,15 +36,30 @@ class Probe:
     """Where an item is looked at: ``draws`` pairs (t, noise), t one from each part of [``t_low``, ``t_high``].
 
     Measured on avatars: below t = .2 losses differ by chance of the noise (deviations of .5, where a lost condition
-    costs 1); from .3 to .8 a lost condition costs as much and an innocent one deviates by .01-.06. The first
-    ``teacher_draws`` of them also give the distance to the teacher.
+    costs 1); from .3 to .8 a lost condition costs as much and an innocent one deviates by .01-.06. A condition of few
+    items gets more draws of each, up to ``draws_max``, until it has ``looks_min``: what one draw adds by chance then
+    weighs less. The first ``teacher_draws`` also give the distance to the teacher (None: all of them).
     """
 
     draws: int = 1
     t_low: float = 0.3
     t_high: float = 0.8
-    teacher_draws: int = 1
+    teacher_draws: int | None = None
     batch: int = 32
+    looks_min: int = 96
+    draws_max: int = 6
+
+    def deepened(self, golden: "Golden") -> "Probe":
+        """This probe with the draws that the smallest condition of ``golden`` asks for."""
+        counts = [len(rows_of(golden.samples.codes, condition)) for condition in golden.conditions]
+        fewest = min((n for n in counts if n), default=self.looks_min)
+        draws = max(self.draws, min(self.draws_max, math.ceil(self.looks_min / fewest)))
+        return replace(self, draws=draws)
+
+    @property
+    def n_teacher(self) -> int:
+        """Draws that the distance to the teacher is taken at."""
+        return self.draws if self.teacher_draws is None else min(self.teacher_draws, self.draws)
 
 
 @dataclass(frozen=True)
@@ -186,9 +202,9 @@ def item_values(
     for draw in range(probe.draws):
         for rows, x, x_hat in _estimates(model, golden, probe, draw, before_batch):
             loss[rows] += (x_hat - x).square().mean(dim=(1, 2, 3)).double().numpy() / probe.draws
-            if outputs is not None and draw < probe.teacher_draws:
+            if outputs is not None and draw < probe.n_teacher:
                 off = x_hat - torch.from_numpy(outputs[draw, rows]).float()
-                distance[rows] += off.square().mean(dim=(1, 2, 3)).double().numpy() / probe.teacher_draws
+                distance[rows] += off.square().mean(dim=(1, 2, 3)).double().numpy() / probe.n_teacher
     return Items(loss, distance if outputs is not None else None)
 
 
@@ -227,30 +243,34 @@ class _Look:
         if teacher is not None and teacher.name is None:
             key = None
 
+        probe = self._probe.deepened(golden)
+
         def compute() -> Arrays:
-            items = item_values(who.module, golden, self._probe, outputs, self._before_batch)
+            items = item_values(who.module, golden, probe, outputs, self._before_batch)
             return {"loss": items.loss} | ({} if items.distance is None else {"distance": items.distance})
 
-        values = self._cached("items", key, golden, compute)
+        values = self._cached("items", key, golden, probe, compute)
         distance = values.get("distance")
         return Items(values["loss"].astype(np.float64), None if distance is None else distance.astype(np.float64))
 
     def teacher_outputs(self, teacher: Network, golden: Golden) -> NDArray[np.float16]:
+        probe = self._probe.deepened(golden)
+
         def compute() -> Arrays:
-            outputs = np.zeros(
-                (self._probe.teacher_draws, *golden.samples.images.transpose(0, 3, 1, 2).shape), np.float16
-            )
-            for draw in range(self._probe.teacher_draws):
-                for rows, _, x_hat in _estimates(teacher.module, golden, self._probe, draw, self._before_batch):
+            outputs = np.zeros((probe.n_teacher, *golden.samples.images.transpose(0, 3, 1, 2).shape), np.float16)
+            for draw in range(probe.n_teacher):
+                for rows, _, x_hat in _estimates(teacher.module, golden, probe, draw, self._before_batch):
                     outputs[draw, rows] = x_hat.half().numpy()
             return {"outputs": outputs}
 
-        return self._cached("teacher", teacher.name, golden, compute)["outputs"].astype(np.float16)
+        return self._cached("teacher", teacher.name, golden, probe, compute)["outputs"].astype(np.float16)
 
-    def _cached(self, kind: str, key: str | None, golden: Golden, compute: Callable[[], Arrays]) -> Arrays:
+    def _cached(
+        self, kind: str, key: str | None, golden: Golden, probe: Probe, compute: Callable[[], Arrays]
+    ) -> Arrays:
         if self._cache is None or key is None:
             return compute()
-        digest = hashlib.blake2b(repr((kind, key, golden.seed, self._probe)).encode(), digest_size=16)
+        digest = hashlib.blake2b(repr((kind, key, golden.seed, probe)).encode(), digest_size=16)
         digest.update(golden.samples.images.tobytes() + golden.samples.codes.tobytes())
         path = self._cache / f"{digest.hexdigest()}.npz"
         try:
