@@ -1,4 +1,4 @@
-"""Heat: how warm will a zone get, and how much training does that leave room for? (DESIGN §6, ADR on heat.)
+"""Heat: how warm will a zone get, and how much training does that leave room for? (DESIGN §6, docs/adr/0009.)
 
 A zone's temperature moves by ``Σ R_i·Δf_i``: f_i is the load of all cores, low-passed by poles of 4, 40 and 400 s, and
 R_i ≥ 0 the kelvin that a full load adds through each. R and the level (the temperature freed of the sensor's noise) are
