@@ -1,0 +1,109 @@
+"""Caps on a trainer: tried in processes of their own, for they cannot be taken back; what is refused says why."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from evergrove.adapters import caps
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the caps of Linux")
+
+REPORT = """
+import json, os, sys
+from evergrove.adapters import caps
+found = caps.make_small()
+facts = (os.sched_getscheduler(0) == os.SCHED_IDLE, os.getpriority(os.PRIO_PROCESS, 0), len(os.sched_getaffinity(0)))
+sys.stdout.write(json.dumps([facts, {cap.name: cap.in_force for cap in found.every}]))
+"""
+
+
+@linux
+def test_what_is_said_to_be_in_force_is() -> None:
+    """Class, priority and cores of a process that made itself small, asked of the system."""
+    done = subprocess.run([sys.executable, "-c", REPORT], capture_output=True, text=True, timeout=60, check=True)
+    (idle, priority, n_cores), in_force = json.loads(done.stdout)
+    assert in_force["idle scheduling class"] == idle
+    assert in_force["lowest priority"] == (priority == 19)
+    assert in_force["a core of its own"] == (n_cores == 1 and len(os.sched_getaffinity(0)) > 1)
+
+
+@linux
+def test_the_doctor_tries_them_without_being_touched() -> None:
+    """Every cap has a line with a reason, and this process keeps its own class."""
+    before = os.sched_getscheduler(0), os.sched_getaffinity(0)
+    found = caps.probe()
+    assert {cap.name for cap in found.every} >= {"idle scheduling class", "idle disk class", "cgroup cpu.max"}
+    assert all(cap.found for cap in found.every)
+    assert (os.sched_getscheduler(0), os.sched_getaffinity(0)) == before
+
+
+def test_the_weakest_core_is_taken_and_of_equals_the_last() -> None:
+    """Frames need the strong ones; systems put interrupts on the first."""
+    assert caps.best_core({0, 1, 2, 3}, {0: 1024, 1: 1024, 2: 512, 3: 512}) == 3
+    assert caps.best_core({0, 1}, {}) == 1
+
+
+def test_capacity_is_read_from_the_first_file_that_tells(tmp_path: Path) -> None:
+    """``cpu_capacity`` of a phone, else the greatest frequency, else 0."""
+    folder = tmp_path / "sys/devices/system/cpu/cpu1"
+    (folder / "cpufreq").mkdir(parents=True)
+    assert caps.capacity(1, tmp_path) == 0
+    (folder / "cpufreq/cpuinfo_max_freq").write_text("1800000\n")
+    assert caps.capacity(1, tmp_path) == 1_800_000
+    (folder / "cpu_capacity").write_text("garbage\n")
+    assert caps.capacity(1, tmp_path) == 1_800_000
+    (folder / "cpu_capacity").write_text("446\n")
+    assert caps.capacity(1, tmp_path) == 446
+
+
+def group_tree(root: Path, own: str, controllers: str = "cpu") -> Path:
+    """A writable cgroup v2 tree in which this process is in the group ``own``."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(f"0::/{own}\n")
+    mount = root / "sys/fs/cgroup"
+    for folder in (mount, mount / own, (mount / own).parent):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cgroup.subtree_control").write_text(controllers)
+    (mount / "cgroup.controllers").write_text("cpu memory")
+    return mount
+
+
+def test_a_group_beside_this_process_s_own_gets_idle_and_max(tmp_path: Path) -> None:
+    """One core, idle weight, and this process is moved there."""
+    mount = group_tree(tmp_path, "app.service/agent")
+    idle, most = caps.control_group(tmp_path)
+    assert (idle.in_force, most.in_force) == (True, True)
+    group = mount / "app.service" / caps.GROUP
+    assert (group / "cpu.idle").read_text() == "1"
+    assert (group / "cpu.max").read_text() == caps.ONE_CORE
+    assert (group / "cgroup.procs").read_text() == str(os.getpid())
+
+
+def test_a_system_without_groups_says_so(tmp_path: Path) -> None:
+    """No tree at all, or cgroup v1 only: not in force, with the reason."""
+    idle, most = caps.control_group(tmp_path)
+    assert (idle.in_force, idle.found) == (False, "no such file or directory")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("4:cpu:/user\n")
+    idle, most = caps.control_group(tmp_path)
+    assert (most.in_force, most.found) == (False, "no cgroup v2 here")
+
+
+@pytest.mark.parametrize(
+    ("name", "idle"), [("idle scheduling class", True), ("cgroup cpu.idle", True), ("lowest priority", False)]
+)
+def test_only_two_caps_make_a_system_yield_at_once(name: str, idle: bool) -> None:
+    """A low priority still takes its turn; the idle class does not."""
+    assert caps.Caps((caps.Cap(name, True, ""),)).idle is idle
+    assert caps.Caps((caps.Cap(name, False, ""),)).idle is False
+
+
+def test_a_report_travels_as_json() -> None:
+    """``doctor`` reads what another process wrote."""
+    found = caps.Caps((caps.Cap("a", True, "b"),))
+    assert msgspec.json.decode(msgspec.json.encode(found), type=caps.Caps) == found
