@@ -90,7 +90,7 @@ class Device:
         name = str(self._novelty.n_decided)
         chance = novelty.draw(named(self._seed, "novelty", self._novelty.n_decided))
         self._novelty, decision = novelty.decide(
-            self._novelty, self._policy, name, CONDITION, 3000, facts, chance, new=True
+            self._novelty, self._policy, name, CONDITION, 3000, facts, chance, golden=True
         )
         if decision.keep:
             self._kept = self._kept.add(name, *described, code)

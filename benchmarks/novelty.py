@@ -86,7 +86,7 @@ def run_filter(
         facts = measure(*look, index, code)
         chance = novelty.draw(named(seed, "novelty", state.n_decided))
         new = any(value > size for value, size in zip(condition, known, strict=True))
-        state, decision = novelty.decide(state, policy, str(i), condition, len(one.media), facts, chance, new=new)
+        state, decision = novelty.decide(state, policy, str(i), condition, len(one.media), facts, chance, golden=new)
         note(i, str(decision.reason))
         if decision.keep:
             kept[condition] = index.add(str(i), *look, code)

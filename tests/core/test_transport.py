@@ -12,7 +12,7 @@ from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core import transport
 from evergrove.core.conditions import Code, Factor, Vocabulary
-from evergrove.core.config import Config, Fog, Learn, Novelty, Placement
+from evergrove.core.config import Config, Fog, Gate, Learn, Novelty, Placement
 from evergrove.core.errors import InvalidInput, UsageError
 from evergrove.core.measures import Facts
 from evergrove.core.telemetry import Telemetry, Value
@@ -22,6 +22,7 @@ RELEASE = "ab" * 32
 ASSISTED = Config(
     learn=Learn(min_new=3, steps=10),
     novelty=Novelty(golden_every=3),
+    gate=Gate(items_min=1),
     fog=Fog(assist_key="00" * 32, assist_url="somewhere"),
     placement=Placement(assist_bytes=1, assist_wait_s=0.0, ceiling_low=1.0),
 )

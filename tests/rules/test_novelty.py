@@ -27,7 +27,7 @@ def run(facts: list[Facts], policy: Policy = POLICY, new: bool = False) -> tuple
     """Decides about observations of one condition in a row."""
     rng, state, decisions = stream(0, "test"), State(), []
     for i, one in enumerate(facts):
-        state, decision = decide(state, policy, str(i), LOVE, 100, one, draw(rng), new=new)
+        state, decision = decide(state, policy, str(i), LOVE, 100, one, draw(rng), golden=new)
         decisions.append(decision)
     return state, decisions
 
@@ -48,7 +48,7 @@ def test_duplicates_change_nothing_but_the_count() -> None:
     """Idempotence: neither the reservoir nor the surprises know that a copy came by."""
     state, _ = run([NOTHING_KEPT, FAR, FAR])
     exact = Facts(exact_duplicate=True, hash_bits=0, distance=0.0)
-    after, decision = decide(state, POLICY, "x", LOVE, 100, exact, Chance(0, 0, 0), new=False)
+    after, decision = decide(state, POLICY, "x", LOVE, 100, exact, Chance(0, 0, 0), golden=False)
     assert not decision.keep
     assert msgspec.structs.replace(after, n_decided=state.n_decided) == state
 
@@ -79,8 +79,8 @@ def test_surprise_is_capped_at_the_95th_percentile() -> None:
     state, _ = run([NOTHING_KEPT] + [FAR] * 60)
     outlier = Facts(exact_duplicate=False, hash_bits=60, distance=1e9)
     chance = Chance(slot=0.999, weight=0.9999, spare=0.0)  # not drawn uniformly, best luck by weight
-    with_outlier, _ = decide(state, POLICY, "x", LOVE, 100, outlier, chance, new=False)
-    with_usual, _ = decide(state, POLICY, "x", LOVE, 100, FAR, chance, new=False)
+    with_outlier, _ = decide(state, POLICY, "x", LOVE, 100, outlier, chance, golden=False)
+    with_usual, _ = decide(state, POLICY, "x", LOVE, 100, FAR, chance, golden=False)
     assert with_outlier.buffer == with_usual.buffer
     assert with_outlier.windows[0].recent[-1] == 1e9
     assert len(with_outlier.windows[0].recent) <= RECENT_MAX
@@ -89,16 +89,16 @@ def test_surprise_is_capped_at_the_95th_percentile() -> None:
 def test_conditions_are_bounded() -> None:
     """Past the limit a new condition is refused in words, a known one still served."""
     policy = Policy(Limits(conditions_max=1))
-    state, _ = decide(State(), policy, "a", LOVE, 10, NOTHING_KEPT, Chance(0, 0.5, 0.9), new=False)
-    _, decision = decide(state, policy, "b", HAPPY, 10, NOTHING_KEPT, Chance(0, 0.5, 0.9), new=False)
+    state, _ = decide(State(), policy, "a", LOVE, 10, NOTHING_KEPT, Chance(0, 0.5, 0.9), golden=False)
+    _, decision = decide(state, policy, "b", HAPPY, 10, NOTHING_KEPT, Chance(0, 0.5, 0.9), golden=False)
     assert decision == Decision(False, Reason.TOO_MANY)
-    assert decide(state, policy, "c", LOVE, 10, FAR, Chance(0, 0.5, 0.9), new=False)[1].keep
+    assert decide(state, policy, "c", LOVE, 10, FAR, Chance(0, 0.5, 0.9), golden=False)[1].keep
 
 
 def test_too_large_for_the_buffer() -> None:
     """What cannot fit is dropped with the reason, even as the first of its condition."""
     policy = Policy(Limits(n_bytes_max=50))
-    assert decide(State(), policy, "a", LOVE, 100, NOTHING_KEPT, Chance(0, 0.5, 0.9), new=False)[1] == Decision(
+    assert decide(State(), policy, "a", LOVE, 100, NOTHING_KEPT, Chance(0, 0.5, 0.9), golden=False)[1] == Decision(
         False, Reason.NO_ROOM
     )
 
@@ -117,7 +117,7 @@ def test_state_is_bounded_and_goes_into_a_snapshot(stream_: list[tuple[Facts, tu
     rng, state = stream(1, "test"), State()
     draws = [draw(rng) for _ in stream_]
     for i, (facts, condition) in enumerate(stream_):
-        state, decision = decide(state, POLICY, str(i), condition, 1, facts, draws[i], new=condition == LOVE)
+        state, decision = decide(state, POLICY, str(i), condition, 1, facts, draws[i], golden=condition == LOVE)
         assert decision.keep == (decision.split is not None) == str(decision.reason).startswith("kept")
     assert state.n_decided == len(stream_)
     assert state.buffer.n_records <= 2 * 10 + 2
@@ -125,7 +125,7 @@ def test_state_is_bounded_and_goes_into_a_snapshot(stream_: list[tuple[Facts, tu
     assert msgspec.json.decode(msgspec.json.encode(state), type=State) == state
     again = State()
     for i, (facts, condition) in enumerate(stream_):
-        again, _ = decide(again, POLICY, str(i), condition, 1, facts, draws[i], new=condition == LOVE)
+        again, _ = decide(again, POLICY, str(i), condition, 1, facts, draws[i], golden=condition == LOVE)
     assert again == state
     everything = state.buffer.records()
     assert forget(state, everything).buffer.n_records == 0

@@ -24,7 +24,7 @@ def feed(
     rng, buffer, outcomes = stream(seed, "test"), Buffer(), []
     for i, (condition, n_bytes, weight) in enumerate(arrivals):
         fresh = new and condition == C
-        buffer, outcome = offer(buffer, limits, str(i), condition, n_bytes, weight, draw(rng), new=fresh)
+        buffer, outcome = offer(buffer, limits, str(i), condition, n_bytes, weight, draw(rng), golden=fresh)
         outcomes.append(outcome)
     return buffer, outcomes
 
@@ -35,7 +35,7 @@ def test_bounds_and_books_hold_for_every_stream(arrivals: list[tuple[tuple[int, 
     """After every arrival: no bound is broken, what was kept and not evicted is what is held, golden ones all stay."""
     rng, buffer, held, golden = stream(seed, "test"), Buffer(), set(), set()
     for i, (condition, n_bytes, weight) in enumerate(arrivals):
-        buffer, outcome = offer(buffer, LIMITS, str(i), condition, n_bytes, weight, draw(rng), new=condition == C)
+        buffer, outcome = offer(buffer, LIMITS, str(i), condition, n_bytes, weight, draw(rng), golden=condition == C)
         if outcome.split:
             held.add(str(i))
         if outcome.split == "golden":
@@ -129,30 +129,30 @@ def test_golden_is_one_of_every_five_at_a_random_place() -> None:
     assert stats.chisquare([places[i] for i in range(5)]).pvalue > 1e-3
 
 
-def test_a_known_condition_has_no_golden_part() -> None:
-    """The release's golden set covers what the base knows."""
+def test_where_none_is_asked_for_there_is_no_golden_part() -> None:
+    """A device asks for one of every condition; a caller that judges by other pictures need not."""
     assert feed([(C, 1, 1.0)] * 40, new=False)[0].counts("golden") == {C: 0}
 
 
 def test_what_cannot_fit_is_not_held_and_costs_nobody() -> None:
     """A record larger than the buffer, golden or not, leaves everything as it was but the counts."""
     buffer, _ = feed([(A, 100, 1.0)] * 3)
-    after, outcome = offer(buffer, LIMITS, "huge", B, 10_000, 1.0, Chance(0, 0.5, 0), new=False)
+    after, outcome = offer(buffer, LIMITS, "huge", B, 10_000, 1.0, Chance(0, 0.5, 0), golden=False)
     assert outcome == Offered("no room")
     assert after.records() == buffer.records()
-    _, outcome = offer(buffer, LIMITS, "huge", C, 10_000, 1.0, Chance(0, 0.5, 0), new=True)
+    _, outcome = offer(buffer, LIMITS, "huge", C, 10_000, 1.0, Chance(0, 0.5, 0), golden=True)
     assert outcome == Offered("no room")
     tiny = Limits(capacity=4, n_bytes_max=100, golden_every=1, golden_capacity=99)
     full, _ = feed([(C, 50, 1.0), (C, 50, 1.0)], tiny)
     assert full.counts("golden") == {C: 2}
-    assert offer(full, tiny, "x", A, 50, 1.0, Chance(0, 0.5, 0), new=False)[1] == Offered("no room")
+    assert offer(full, tiny, "x", A, 50, 1.0, Chance(0, 0.5, 0), golden=False)[1] == Offered("no room")
 
 
 def test_golden_makes_the_others_give_way() -> None:
     """A golden record is worth more than training records of the largest condition."""
     limits = Limits(capacity=50, n_bytes_max=1000, golden_every=1, golden_capacity=2)
     buffer, _ = feed([(A, 100, 1.0)] * 10, limits)
-    after, outcome = offer(buffer, limits, "g", C, 250, 1.0, Chance(0, 0.5, 0.5), new=True)
+    after, outcome = offer(buffer, limits, "g", C, 250, 1.0, Chance(0, 0.5, 0.5), golden=True)
     assert outcome.split == "golden"
     assert len(outcome.evicted) == 3
     assert after.counts("train") == {A: 7, C: 0}

@@ -22,6 +22,10 @@ batch = 8
 checkpoint_every = 4
 [novelty]
 golden_every = 3
+[gate]
+items_min = 2
+[placement]
+enabled = false
 [agent]
 linger_s = 5.0
 snapshot_every = 40

@@ -9,14 +9,14 @@ import pytest
 from evergrove.adapters.log import Codec, EventLog
 from evergrove.core import effects as do
 from evergrove.core import events as ev
-from evergrove.core.config import Config, Learn
+from evergrove.core.config import Config, Gate, Learn, Novelty
 from evergrove.core.errors import EvergroveError
 from evergrove.core.measures import Facts
 from evergrove.runtime.driver import Driver, recover
 from evergrove.tiers.device import State, step
 
 CODEC = Codec(ev.encode, ev.decode)
-RULES = partial(step, Config(learn=Learn(min_new=2)))
+RULES = partial(step, Config(learn=Learn(min_new=2), novelty=Novelty(golden_every=2), gate=Gate(items_min=1)))
 FACTS = Facts(False, 30, 50.0)
 LIFE: list[ev.Event] = [
     ev.DeviceInitialised("d", "r", (2, 2), False, 0),

@@ -34,7 +34,10 @@ golden_every = 3
 capacity_per_condition = 400
 golden_capacity = 100
 [gate]
+items_min = 2
 looks_max = 400
+[placement]
+enabled = false
 [agent]
 linger_s = 3.0
 snapshot_every = 15

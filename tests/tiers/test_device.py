@@ -14,6 +14,7 @@ LOVE_GROUP = (3, 0)
 CONFIG = Config(
     learn=Learn(min_new=2, steps=10, attempts_max=2),
     novelty=Novelty(golden_every=3),
+    gate=Gate(items_min=1),
     placement=Placement(enabled=False),
 )
 FRESH = Facts(False, None, None)
@@ -267,7 +268,9 @@ def test_an_offer_passes_the_same_gate() -> None:
 
 def test_time_brings_the_end_of_probation_and_the_next_re_check() -> None:
     """An idle device has nothing due; a day later the golden set is looked at again."""
-    config = msgspec.structs.replace(CONFIG, probation=Probation(seconds=100.0), gate=Gate(recheck_every_s=1000.0))
+    config = msgspec.structs.replace(
+        CONFIG, probation=Probation(seconds=100.0), gate=Gate(items_min=1, recheck_every_s=1000.0)
+    )
     state = promoted(config)
     assert state.work is not None
     state, _ = run(state, measured(state.work.job, 0.0, 0.0), config=config, now_s=50.0)
@@ -300,3 +303,65 @@ def test_refusals_are_counted() -> None:
     """What cannot be used is not an observation, but people want to know."""
     state, orders = run(born(), ev.ObservationRefused(10, "blank"))
     assert (state.n_refused, orders) == (1, [])
+
+
+def test_what_could_not_be_judged_waits_until_it_can() -> None:
+    """Two golden pictures are asked for, one is there: nothing starts, and who asks is told. The second begins it."""
+    config = msgspec.structs.replace(CONFIG, gate=Gate(items_min=2))
+    state, orders = seen(born(config), "a", "b", "c", config=config)
+    assert not [o for o in orders if isinstance(o, do.StartTraining)]
+    _, effects = step(config, state, ev.LearningRequested("app", 0), 10.0)
+    assert isinstance(effects[0], do.Emit)
+    assert "2 golden pictures" in str(effects[0].event)
+    state, orders = seen(state, "d", config=config)
+    assert [o.fresh for o in orders if isinstance(o, do.StartTraining)] == [("a", "c")]
+
+
+def known_too(config: Config = CONFIG) -> tuple[State, list[do.Effect]]:
+    """A device that is shown six happy faces (which the release knows) and nothing new."""
+    orders: list[do.Effect] = []
+    state = born(config)
+    for record in "uvwxyz":
+        state, asked = run(state, ev.ObservationMeasured(record, (1, 1), 100, FAR), config=config)
+        for order in asked:
+            assert isinstance(order, do.StoreObservation)
+            state, more = run(state, ev.ObservationKept(record, (1, 1), order.split, order.reason), config=config)
+            orders += more
+    return state, orders
+
+
+def test_what_the_release_knows_is_learnt_too_and_must_show_a_gain() -> None:
+    """A part of it is split off as golden; the job must gain on it, and it is no new condition afterwards."""
+    state, orders = known_too()
+    assert state.keeping.buffer.counts("golden") == {(1, 0): 2}
+    job = next(o.job for o in orders if isinstance(o, do.StartTraining))
+    assert state.work is not None
+    assert state.work.learnt == ((1, 0),)
+    state, _ = run(state, ev.TrainingFinished(job, "c1", 10, 1.0, 0.1, 1000))
+    answers = (*measured(job, 0.0, -0.5).comparisons[:-1], Comparison("gain", (1, 0), 10, -0.5, 0.01))
+    state, _ = run(state, ev.CandidateMeasured(job, "c1", 1.0, answers, 1.0))
+    state, _ = run(state, ev.VersionActivated("c1", 1))
+    assert (state.active, state.learnt) == ("c1", ())
+
+
+def test_beside_something_new_the_known_rides_along() -> None:
+    """Happy faces and love in one job: the gain is asked for on love alone."""
+    config = msgspec.structs.replace(CONFIG, learn=Learn(min_new=7, steps=10))
+    state, _ = known_too(config)
+    state, orders = seen(state, "a", "b", "c", "d", "e", "f", config=config)
+    assert state.work is not None
+    assert state.work.learnt == (LOVE_GROUP,)
+    assert [o for o in orders if isinstance(o, do.StartTraining)]
+
+
+def test_a_re_check_counts_nothing_as_tried() -> None:
+    """What came together while the golden set was looked at again is still there to be learnt."""
+    state, _ = run(born(), ev.RecheckRequested("app"))
+    assert state.work is not None
+    job = state.work.job
+    state, _ = seen(state, "a", "b", "c")
+    assert len(state.fresh) == 2
+    state, _ = run(state, measured(job, 0.0, 0.0))
+    assert state.tried == 0
+    state, orders = seen(state, "d")
+    assert [o for o in orders if isinstance(o, do.StartTraining)]

@@ -4,7 +4,7 @@ import msgspec
 
 from evergrove.core import effects as do
 from evergrove.core import events as ev
-from evergrove.core.config import Config, Fog, Learn, Novelty, Placement
+from evergrove.core.config import Config, Fog, Gate, Learn, Novelty, Placement
 from evergrove.core.measures import Comparison, Facts
 from evergrove.core.telemetry import Telemetry, Value, Zone
 from evergrove.tiers.device import State, next_due, step
@@ -12,7 +12,8 @@ from evergrove.tiers.device import State, next_due, step
 LOVE, LOVE_GROUP = (3, 1), (3, 0)
 CONFIG = Config(
     learn=Learn(min_new=2, steps=100),
-    novelty=Novelty(golden_every=1000),
+    novelty=Novelty(golden_every=2),
+    gate=Gate(items_min=1),
     placement=Placement(park_after_s=300.0, deadline_s=36_000.0),
 )
 FOGS = msgspec.structs.replace(CONFIG, fog=Fog(assist_key="ab" * 32, assist_url="test"))
@@ -36,13 +37,15 @@ def run(
 
 
 def ready(config: Config = CONFIG) -> State:
-    """A device that has kept one new observation and has never read its sensors."""
+    """A device that has kept one new observation, and one for its golden set, and has never read its sensors."""
     state, *_ = run(
         State(),
         ev.DeviceInitialised("d", "r" * 64, (2, 2), False, 0),
         ev.ConditionAdded(0, 3),
         ev.ObservationMeasured("a", LOVE, 100, Facts(False, None, None)),
         ev.ObservationKept("a", LOVE, "train", "kept"),
+        ev.ObservationMeasured("g", LOVE, 100, Facts(False, 30, 50.0)),
+        ev.ObservationKept("g", LOVE, "golden", "kept"),
         config=config,
     )
     return state

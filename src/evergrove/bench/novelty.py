@@ -41,7 +41,7 @@ def cost(release: Release, n: int) -> dict[str, Spread]:
         digest, phash, feature = features.digest(pixels), features.perceptual_hash(pixels), features.describe(pixels)
         facts = kept.measure(digest, phash, feature, index, code)
         t2 = time.perf_counter_ns()
-        state, decision = novelty.decide(state, policy, str(i), condition, len(media), facts, chance, new=False)
+        state, decision = novelty.decide(state, policy, str(i), condition, len(media), facts, chance, golden=False)
         t3 = time.perf_counter_ns()
         if decision.keep:
             indices[condition] = index.add(str(i), digest, phash, feature, code)

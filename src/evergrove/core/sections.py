@@ -92,6 +92,8 @@ class Gate(Section, frozen=True):
     """How much further from the teacher than the release is."""
     own: Positive = 0.25
     """Harm of one update on a condition that the device learnt itself and has few golden items of."""
+    items_min: Count = 4
+    """Golden items of a condition that can be judged; what the device learns waits until it has so many of its own."""
     alpha: Share = 0.05
     looks_max: Count = 200
     recheck_every_s: float = 86_400.0

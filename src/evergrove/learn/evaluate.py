@@ -118,8 +118,8 @@ def measure(
     """Every comparison that the gate may ask for.
 
     ``golden`` is the release's set: incumbent, release and (with a teacher) teacher comparisons per condition. ``own``
-    is the device's: per condition an incumbent comparison, and a gain where the condition is in ``learnt``. All are in
-    units of what the condition is worth (``worth``), to the release or, of what it does not know, to the incumbent.
+    is the device's: per new condition an incumbent comparison, and a gain where a condition is in ``learnt``. All are
+    in units of what the condition is worth (``worth``), to the release or, of the device's own items, to the incumbent.
     ``before_batch`` is called before every batch (the frame gate); ``cache`` is a folder for named networks' values.
     """
     probe = probe or Probe()
@@ -145,7 +145,10 @@ def measure(
         for condition in own.conditions:
             rows = rows_of(own.samples.codes, condition)
             scale = worth(incumbent.loss[rows], mistaken.loss[rows])
-            kinds: tuple[Kind, ...] = ("incumbent", "gain") if condition in learnt else ("incumbent",)
+            # Harm to what the release knows is measured on the release's own items, above.
+            kinds: tuple[Kind, ...] = () if condition in golden.conditions else ("incumbent",)
+            if condition in learnt:
+                kinds = (*kinds, "gain")
             for kind in kinds:
                 comparisons.append(compared(kind, condition, candidate.loss[rows], incumbent.loss[rows], scale))
     return tuple(comparisons)

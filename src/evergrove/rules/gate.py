@@ -54,6 +54,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             own=gate.own,
             alpha=gate.alpha,
             updates_max=gate.looks_max,
+            n_min=gate.items_min,
         )
 
     @property

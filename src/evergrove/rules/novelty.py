@@ -125,9 +125,9 @@ def decide(
     facts: Facts,
     chance: Chance,
     *,
-    new: bool,
+    golden: bool,
 ) -> tuple[State, Decision]:
-    """Keep or drop one observation of the group ``condition``; ``new`` asks for a golden split of it.
+    """Keep or drop one observation of the group ``condition``; ``golden`` asks for a golden split of it.
 
     A pure function of its arguments. Microseconds for tens of conditions; memory is bounded by ``policy.limits``.
     """
@@ -146,7 +146,9 @@ def decide(
 
     # 3. The reservoir, weighted by capped surprise.
     windows, weight = _capped(state.windows, condition, facts.distance)
-    buffer, offered = replay.offer(state.buffer, policy.limits, record, condition, n_bytes, weight, chance, new=new)
+    buffer, offered = replay.offer(
+        state.buffer, policy.limits, record, condition, n_bytes, weight, chance, golden=golden
+    )
     reason = Reason.FIRST if first and offered.split == "train" else _REASONS[offered.why]
     return State(buffer, windows, state.n_decided), Decision(
         offered.split is not None, reason, offered.split, offered.evicted

@@ -37,7 +37,7 @@ def draw(rng: np.random.Generator) -> Chance:
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds of a buffer. ``capacity`` counts training records of one condition; golden ones come on top.
 
-    Of a new condition's distinct observations one in every ``golden_every`` is golden, up to ``golden_capacity``.
+    Of a condition's distinct observations one in every ``golden_every`` is golden, up to ``golden_capacity``.
     """
 
     capacity: int = 24
@@ -132,17 +132,19 @@ def offer(
     weight: float,
     chance: Chance,
     *,
-    new: bool,
+    golden: bool,
 ) -> tuple[Buffer, Offered]:
     """Offers one distinct observation of ``n_bytes``; ``weight`` > 0 is its capped surprise.
 
-    ``new`` says that the base does not know this condition, so that a golden set has to be split off. The buffer's
+    ``golden`` asks for a golden set to be split off. The buffer's
     bounds hold afterwards; when they bind, the condition that holds most bytes gives way.
     """
     part = buffer.part(condition) or Part(condition)
     if part.n_distinct % limits.golden_every == 0:
         part = msgspec.structs.replace(part, turn=int(chance.spare * limits.golden_every))
-    is_golden = new and len(part.golden) < limits.golden_capacity and part.n_distinct % limits.golden_every == part.turn
+    is_golden = (
+        golden and len(part.golden) < limits.golden_capacity and part.n_distinct % limits.golden_every == part.turn
+    )
     part = msgspec.structs.replace(part, n_distinct=part.n_distinct + 1)
     held = Held(record, n_bytes, math.log(max(chance.weight, 1e-300)) / max(weight, 1e-9))
 

@@ -101,7 +101,9 @@ class Surrogate:
             found.append(self._compared("teacher", condition, n, 0.5 * mine, rng))
         for condition, n in sorted(self._golden().items()):
             change = truth.get(condition, 0.0) - incumbent.get(condition, 0.0)
-            kinds: tuple[Kind, ...] = ("incumbent", "gain") if condition in order.learnt else ("incumbent",)
+            kinds: tuple[Kind, ...] = () if condition in self._known else ("incumbent",)
+            if condition in order.learnt:
+                kinds = (*kinds, "gain")
             found += [self._compared(kind, condition, n, change, rng) for kind in kinds]
         return Measured(candidate or "release", tuple(found), self._spec.measure_s)
 

@@ -7,14 +7,35 @@ from evergrove.core import events as ev
 from evergrove.core.config import Config
 from evergrove.tiers.device.orders import again
 from evergrove.tiers.device.placing import measure, settle
-from evergrove.tiers.device.state import Result, State, Work, busy, change, golden_groups, idle, new_work
+from evergrove.tiers.device.state import (
+    Result,
+    State,
+    Work,
+    busy,
+    change,
+    golden_groups,
+    idle,
+    learnable,
+    new_work,
+)
 from evergrove.tiers.device.versions import restore
+
+UNRIPE = (
+    "no condition that waits has the {} golden pictures that the gate judges by; one in a few of those that are "
+    "observed becomes one, so show the device more of them"
+)
+
+
+def _untried(config: Config, state: State) -> int:
+    """Records that could be learnt and that no attempt has seen yet."""
+    tried = set(state.fresh[: state.tried])
+    return sum(record not in tried for record in learnable(state, config.gate.items_min))
 
 
 def wants_to_learn(config: Config, state: State) -> bool:
     """Whether enough has come together since the last attempt."""
     free = state.work is None and state.waiting is None
-    return config.learn.auto and free and len(state.fresh) - state.tried >= config.learn.min_new
+    return config.learn.auto and free and _untried(config, state) >= config.learn.min_new
 
 
 def request_learning(config: Config, state: State, event: ev.LearningRequested, now_s: float) -> Result:
@@ -23,6 +44,8 @@ def request_learning(config: Config, state: State, event: ev.LearningRequested, 
         return state, busy(state)
     if not state.fresh:
         return state, [do.Emit(ev.LearningDeferred("nothing new has been kept since the last accepted version"))]
+    if not learnable(state, config.gate.items_min):
+        return state, [do.Emit(ev.LearningDeferred(UNRIPE.format(config.gate.items_min)))]
     work = state.waiting
     if work is None:
         state, work = new_work(state, "learn", "wait", now_s)
@@ -59,6 +82,6 @@ def stumble(config: Config, state: State, work: Work, event: ev.JobInterrupted |
 
 def mind_drift(config: Config, state: State) -> Result:
     """The world has changed: what has come together is learnt now, however little it is."""
-    if config.learn.auto and state.work is None and state.waiting is None and len(state.fresh) > state.tried:
+    if config.learn.auto and state.work is None and state.waiting is None and _untried(config, state) > 0:
         return state, [do.Emit(ev.LearningRequested("drift", 0))]
     return state, []

@@ -7,7 +7,7 @@ from evergrove.core.config import Config
 from evergrove.core.rng import stream
 from evergrove.rules import drift, novelty
 from evergrove.tiers.device.learning import wants_to_learn
-from evergrove.tiers.device.state import Effects, Pending, Result, State, change, is_new, without, without_records
+from evergrove.tiers.device.state import Effects, Pending, Result, State, change, without, without_records
 
 DRIFT = drift.Policy()
 WATCHED_MAX = 256
@@ -25,7 +25,7 @@ def choose(config: Config, state: State, event: ev.ObservationMeasured) -> Resul
         event.n_bytes,
         event.facts,
         novelty.draw(stream(state.seed, "novelty", state.keeping.n_decided)),
-        new=is_new(condition, state.known),
+        golden=True,
     )
     reason = str(decision.reason)
     watched, statistic = drift.notice(

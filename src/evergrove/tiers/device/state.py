@@ -11,7 +11,7 @@ import msgspec
 
 from evergrove.core import effects as do
 from evergrove.core import events as ev
-from evergrove.core.conditions import Code
+from evergrove.core.conditions import Code, group
 from evergrove.core.telemetry import Telemetry
 from evergrove.rules import drift, gate, novelty, placement, shield, thermal
 from evergrove.rules.probation import anchored
@@ -135,7 +135,13 @@ def of_work(state: State, job: str, then: Callable[[Work], Result]) -> Result:
 
 
 def idle(state: State) -> State:
-    return change(state, work=None, tried=len(state.fresh))
+    """No job any more. What it was to learn and has not stays fresh, in front of the rest, and counts as tried."""
+    if state.work is None:
+        return state
+    seen = set(state.work.fresh)
+    tried = tuple(record for n, record in enumerate(state.fresh) if n < state.tried or record in seen)
+    rest = tuple(record for record in state.fresh if record not in set(tried))
+    return change(state, work=None, fresh=(*tried, *rest), tried=len(tried))
 
 
 def anchor(state: State, now_s: float) -> State:
@@ -166,6 +172,12 @@ def known_groups(state: State) -> tuple[Code, ...]:
 def golden_groups(state: State) -> tuple[Code, ...]:
     """The new conditions that the device holds golden items of: what an adapter from elsewhere must gain on."""
     return tuple(sorted(code for code in state.keeping.buffer.counts("golden") if is_new(code, state.known)))
+
+
+def learnable(state: State, items_min: int) -> tuple[str, ...]:
+    """The fresh records that a candidate could be judged on: their condition has ``items_min`` golden items here."""
+    golden = state.keeping.buffer.counts("golden")
+    return tuple(r for r in state.fresh if golden.get(group(state.codes[r], state.known), 0) >= items_min)
 
 
 def is_new(condition: Code, known: Code) -> bool:

@@ -9,7 +9,7 @@ from evergrove.core.telemetry import Telemetry
 from evergrove.rules import probation
 from evergrove.tiers.device.orders import enter
 from evergrove.tiers.device.placing import measure
-from evergrove.tiers.device.state import Effects, Result, State, Work, busy, change, idle, new_work
+from evergrove.tiers.device.state import Effects, Result, State, Work, busy, change, idle, is_new, new_work
 
 
 def activate(config: Config, state: State, event: ev.VersionActivated, now_s: float) -> Result:
@@ -25,7 +25,7 @@ def activate(config: Config, state: State, event: ev.VersionActivated, now_s: fl
         idle(state),
         previous=state.active,
         active=event.adapter,
-        learnt=tuple(sorted({*state.learnt, *work.learnt})),
+        learnt=tuple(sorted({*state.learnt, *(one for one in work.learnt if is_new(one, state.known))})),
         learnt_before=state.learnt,
         sequence=event.sequence,
         probation=True,
