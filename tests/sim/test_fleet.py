@@ -76,7 +76,9 @@ noise_c = 0
 [fleet.trainer]
 bad_share = 0
 [fleet.config.learn]
-min_new = 12
+min_new = 6
+[fleet.config.gate]
+items_min = 1
 [fleet.config.telemetry]
 period_s = 60
 [faults.crash]
