@@ -5,6 +5,8 @@
 
 import asyncio
 import contextlib
+import fcntl
+import glob
 import os
 import secrets
 import shutil
@@ -47,6 +49,7 @@ IDENTITY = "identity.json"
 CONFIG = "device.toml"
 LOG = "agent.log"
 LOG_BYTES_MAX = 1 << 20
+UNFINISHED = ".new"
 START_TIMEOUT_S = 30.0
 CODEC = Codec(ev.encode, ev.decode)
 
@@ -104,9 +107,12 @@ def make_device(root: Path, place: str | Path, config_text: str, files: Files | 
         raise UsageError(f"{root}: not an empty folder; choose another one for the new device")
     packaged = isinstance(place, str) and release.folder.name == place
     identity = Identity(secrets.token_hex(16), str(place) if packaged else str(release.folder), release.manifest_hash)
-    made = root.with_name(f".{root.name}.{secrets.token_hex(4)}.new")
+    _sweep_unfinished(root, files)
+    made = root.with_name(f".{root.name}.{secrets.token_hex(4)}{UNFINISHED}")
     files.make_folder(made)
+    lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # held as long as somebody works on it
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         files.write(made / CONFIG, (config_text or configuration.dump(Config())).encode())
         Vault(made / "vault", identity.device, FileKey(made / "device.key", files=files), files=files)
         log = EventLog(made / "log.sqlite", CODEC, files=files)
@@ -126,12 +132,27 @@ def make_device(root: Path, place: str | Path, config_text: str, files: Files | 
         log.close()
         files.write(made / IDENTITY, msgspec.json.encode(identity))
         if root.exists():
+            files.step("unlink", root)
             root.rmdir()
         files.move(made, root)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
+    finally:
+        os.close(lock)
     return identity
+
+
+def _sweep_unfinished(root: Path, files: Files) -> None:
+    """Removes what a killed making of this device left beside it; one that is still at work keeps its folder locked."""
+    for made in root.parent.glob(f".{glob.escape(root.name)}.*{UNFINISHED}"):
+        with contextlib.suppress(OSError):
+            lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                files.remove_tree(made)
+            finally:
+                os.close(lock)
 
 
 def read_identity(root: Path) -> Identity:

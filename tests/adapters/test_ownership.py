@@ -124,6 +124,14 @@ def test_a_folder_open_to_others_is_refused(tmp_path: Path) -> None:
         socket_path(tmp_path, tmp_path)
 
 
+def test_what_a_killed_owner_left_half_written_goes(tmp_path: Path) -> None:
+    """Half a note of who owns the device goes with the next owner; other files are not touched."""
+    (tmp_path / ".agent.json.0011aabb.tmp").write_text("{")
+    (tmp_path / ".other.0011aabb.tmp").write_text("{")
+    with Ownership.acquire(tmp_path, tmp_path / "run"):
+        assert sorted(p.name for p in tmp_path.glob(".*.tmp")) == [".other.0011aabb.tmp"]
+
+
 def test_no_device_no_lock(tmp_path: Path) -> None:
     """A missing folder is a clear error."""
     with pytest.raises(EvergroveError, match=r"agent\.lock: cannot be opened"):

@@ -176,6 +176,14 @@ def test_collection_keeps_both_slots_and_what_is_asked(tmp_path: Path) -> None:
     assert {p.stem for p in tmp_path.glob("*.safetensors")} == {a, b}
 
 
+def test_collection_takes_what_a_killed_worker_left(tmp_path: Path) -> None:
+    """Half a version does not lie about until the agent's next start."""
+    versions, a, b = two_active(tmp_path)
+    (tmp_path / f".{a}.safetensors.0011aabb.tmp").write_bytes(b"half")
+    assert versions.collect() == []
+    assert {p.name for p in tmp_path.iterdir() if p.suffix != ".json"} == {f"{a}.safetensors", f"{b}.safetensors"}
+
+
 def test_large_adapters_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit holds on the way in and on the way out."""
     versions, _, b = two_active(tmp_path)

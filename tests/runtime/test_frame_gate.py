@@ -379,6 +379,31 @@ def test_micro_batches_are_sized_so_that_no_piece_outlasts_the_slack(
     assert (training.overruns, training.starved) == (0, 0)
 
 
+def test_a_long_first_piece_does_not_keep_the_short_ones_after_it_out_of_a_slack(
+    gate: FrameGate, fake: FakeTime
+) -> None:
+    """Slack 13 ms, a first piece of 6 and eight of 2: at most 2 ms of a slack, or 6 before a first piece, stay unused.
+
+    Were every piece taken to be as long as the longest, none would start in the last 6 ms of a slack.
+    """
+    pace = Pace(gate, 1, True, clock=fake.clock())
+    Stage(gate, fake)
+    started: list[float] = []
+    for n in range(80):
+        assert pace.micro_batch(1) == 1
+        for piece_s in (0.006, *[0.002] * 8):
+            assert gate.moment().making == 0
+            if n > 20:
+                assert gate.moment().slack_s >= piece_s
+                started += [gate.moment().slack_s] if piece_s == 0.002 else []
+            fake.work(piece_s)
+            pace.within()
+    assert min(started) < 0.004
+    training = gate.training()
+    assert training is not None
+    assert training.starved == 0
+
+
 def test_a_piece_longer_than_any_slack_runs_only_where_the_system_yields(gate: FrameGate, fake: FakeTime) -> None:
     """In the idle class it starts between two frames; without it, it waits for the end of the stream."""
     yielding = paced(gate, fake, piece_s=0.02)

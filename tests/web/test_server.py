@@ -37,6 +37,9 @@ def test_a_token_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
     assert len(token) == 43
     assert bearer.read_or_make(tmp_path / "token") == token
     assert bearer.read_or_make(tmp_path / "other") != token
+    (tmp_path / ".third.0011aabb.tmp").write_text("half a token")
+    bearer.read_or_make(tmp_path / "third")
+    assert not list(tmp_path.glob(".*.tmp")), "what a killed start left half-written goes"
     assert bearer.matches(f"Bearer {token}".encode(), token)
     assert not bearer.matches(f"Bearer {token[:-1]}".encode(), token)
     assert not bearer.matches(None, token)

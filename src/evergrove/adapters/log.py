@@ -206,7 +206,9 @@ class EventLog(Generic[E]):
     def close(self) -> None:
         """Closes the file; a log that is not closed recovers at the next opening."""
         with self._lock:
+            self._files.step("close", self.path)  # the last one to close writes the journal back and deletes it
             self._db.close()
+        self._files.step("closed", self.path)
 
     # ---- the file -------------------------------------------------------------------------------------------------
 

@@ -43,8 +43,9 @@ class Ownership:
     A child made by ``fork`` without ``exec`` would inherit the lock: start workers by ``subprocess`` or ``spawn``.
     """
 
-    def __init__(self, folder: Path, handle: int, info: AgentInfo) -> None:
+    def __init__(self, folder: Path, handle: int, info: AgentInfo, files: Files) -> None:
         self.folder = folder
+        self._files = files
         self.info = info
         self._handle: int | None = handle
 
@@ -56,6 +57,7 @@ class Ownership:
         """
         files = files or Files()
         try:
+            files.step("create", folder / LOCK)
             handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as fault:
             raise EvergroveError(f"{folder / LOCK}: cannot be opened: {fault.strerror}") from fault
@@ -70,15 +72,18 @@ class Ownership:
                 raise AgentBusy(f"{folder}: {who} already owns this device; attach to it, or stop it first") from fault
             address = socket_path(folder, runtime_dir, files)
             info = AgentInfo(os.getpid(), started_at(os.getpid()) or 0, str(address))
+            files.step("write", folder / LOCK)  # for people: that it is locked counts, not what is in it
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{info.pid} {info.started_at}\n".encode(), 0)
             with contextlib.suppress(FileNotFoundError):
+                files.step("unlink", address)
                 os.unlink(address)
+            files.sweep(folder, of=INFO)
             files.write(folder / INFO, msgspec.json.encode(info))
         except BaseException:
             os.close(handle)
             raise
-        return cls(folder, handle, info)
+        return cls(folder, handle, info, files)
 
     @property
     def socket_path(self) -> Path:
@@ -89,6 +94,7 @@ class Ownership:
         """Gives the device up; doing it twice is fine."""
         if self._handle is not None:
             for path in (self.socket_path, self.folder / INFO):
+                self._files.step("unlink", path)
                 with contextlib.suppress(OSError):
                     os.unlink(path)
             os.close(self._handle)

@@ -173,8 +173,12 @@ class Versions:
             return wanted
 
     def collect(self, keep: Collection[str] = ()) -> list[str]:
-        """Deletes every version except current, previous and ``keep``; returns the names of what went."""
+        """Deletes every version except current, previous and ``keep``; returns the names of what went.
+
+        What a killed worker left half-written goes, too: call it when no worker runs.
+        """
         with self._lock:
+            self._files.sweep(self.folder)
             pointer = self.read_pointer()
             wanted = {pointer.current, pointer.previous, *keep}
             gone = [p for p in sorted(self.folder.glob(f"*{SUFFIX}")) if p.name.removesuffix(SUFFIX) not in wanted]

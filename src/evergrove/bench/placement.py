@@ -115,7 +115,7 @@ def run(sizes: Sizes, tell: Tell, policy: Policy | None = None, rules: Mapping[s
 
     Raises ``MissingDependency`` without scipy.
     """
-    policy = policy or Policy.of(config.Placement())
+    policy = policy or ordinary()
     lives: dict[str, list[Life]] = {name: [] for name in rules}
     bounds: list[Bounds] = []
     for i, seed in enumerate(sizes.seeds):
@@ -136,6 +136,12 @@ def run(sizes: Sizes, tell: Tell, policy: Policy | None = None, rules: Mapping[s
     rows = tuple(_row(name, lives[name], bounds) for name in rules)
     n_jobs = sum(len(life.outcomes) for life in next(iter(lives.values())))
     return Report(n_jobs, policy.deadline_s / 3600, rows, _bars(rows))
+
+
+def ordinary(deadline_h: float | None = None) -> Policy:
+    """The policy of an ordinary configuration, with another age D in hours (None: with its own)."""
+    policy = Policy.of(config.Placement())
+    return policy if deadline_h is None else msgspec.structs.replace(policy, deadline_s=deadline_h * 3600)
 
 
 def live(rule: Rule, policy: Policy, devices: Sequence[Device]) -> Life:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from evergrove.cli import show
+from evergrove.cli import bench_frames, bench_kills, bench_placement, show
 from evergrove.cli.common import AsJson
 
 if TYPE_CHECKING:
@@ -131,6 +131,72 @@ def simulator(
         raise typer.Exit(1)
 
 
+@app.command("latency")
+def latency(
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, help="Seconds of streaming alone, and as many while training.")
+    ] = 60.0,
+    one_core: Annotated[bool, typer.Option("--one-core", help="Confine the app and its trainer to one core.")] = False,
+    release: Annotated[
+        str, typer.Option("--release", metavar="NAME|FOLDER", help="A shipped release or a folder.")
+    ] = "avatars",
+    quick: Annotated[bool, typer.Option("--quick", help="A few seconds: to see that it works, not to quote.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what training does to a stream of 30 frames a second: ours, and the two ways that come to mind first.
+
+    Takes about four minutes; close other programs first. Exits with 1 where a bar is missed.
+
+    Example: evergrove bench latency --one-core --json
+    """
+    from evergrove.bench.latency import QUICK, Sizes, run
+
+    sizes = QUICK if quick else Sizes(own_s=seconds)
+    with show.Progress("streaming") as progress:
+        found = run(release, sizes, one_core, lambda what, done, total: progress.update(done, total, what))
+    if as_json:
+        bars = [{**msgspec.structs.asdict(bar), "met": bar.met} for bar in found.bars]
+        show.json({**msgspec.structs.asdict(found), "quick": quick, "bars": bars})
+    else:
+        bench_frames.tell_latency(found)
+        verdicts(found.bars)
+    if not quick and not all(bar.met for bar in found.bars):
+        raise typer.Exit(1)
+
+
+@app.command("swap")
+def swap(
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, help="Seconds of streaming without promotions, and as many with.")
+    ] = 60.0,
+    release: Annotated[
+        str, typer.Option("--release", metavar="NAME|FOLDER", help="A shipped release or a folder.")
+    ] = "avatars",
+    quick: Annotated[bool, typer.Option("--quick", help="A few seconds: to see that it works, not to quote.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a stream of 30 frames a second while another version goes live every 200 ms.
+
+    Makes every frame again to see that exactly one version made it. Takes about three minutes. Exits with 1 where a
+    bar is missed.
+
+    Example: evergrove bench swap --json
+    """
+    from evergrove.bench.swap import QUICK, Sizes, run
+
+    sizes = QUICK if quick else Sizes(seconds=seconds)
+    with show.Progress("streaming") as progress:
+        found = run(release, sizes, lambda what, done, total: progress.update(done, total, what))
+    if as_json:
+        bars = [{**msgspec.structs.asdict(bar), "met": bar.met} for bar in found.bars]
+        show.json({**msgspec.structs.asdict(found), "quick": quick, "bars": bars})
+    else:
+        bench_frames.tell_swap(found)
+        verdicts(found.bars)
+    if not quick and not all(bar.met for bar in found.bars):
+        raise typer.Exit(1)
+
+
 @app.command("telemetry")
 def telemetry(
     quick: Annotated[bool, typer.Option("--quick", help="A few readings: to see that it works, not to quote.")] = False,
@@ -251,6 +317,74 @@ def offload(
         f"the assist: {found.assist_bytes / 1e6:.2f} MB and {found.assist_cpu_s:g} s of a fog, once for a release; "
         f"to receive it, about {found.download_joules:g} J: repaid after {found.jobs_to_repay:g} jobs"
     )
+
+
+@app.command("placement")
+def placement(
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many fleets, each from its own seed.")] = 5,
+    first_seed: Annotated[int, typer.Option("--first-seed", min=0, help="Seed of the first; 0 is what is quoted.")] = 0,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Devices of a fleet.")] = 60,
+    days: Annotated[int, typer.Option("--days", min=1, help="Days on which jobs come.")] = 3,
+    deadline_h: Annotated[
+        float | None, typer.Option("--deadline", min=0.1, help="The age D in hours; by default the configuration's.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One small fleet: to see that it works, not to quote.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure when and where jobs run: our price ceiling and its rivals against an optimum that knows the future.
+
+    Takes a few minutes on one core. Exits with 1 where a bar is missed.
+
+    Example: evergrove bench placement --seeds 5 --json
+    """
+    from evergrove.bench.placement import QUICK, Sizes, ordinary, run
+
+    sizes = Sizes(tuple(range(first_seed, first_seed + seeds)), devices, days)
+    with show.Progress("simulating") as progress:
+        found = run(
+            QUICK if quick else sizes,
+            lambda what, done, total: progress.update(done, total, what),
+            ordinary(deadline_h),
+        )
+    if as_json:
+        bars = [{**msgspec.structs.asdict(bar), "met": bar.met} for bar in found.bars]
+        show.json({**msgspec.to_builtins(found), "quick": quick, "bars": bars})
+    else:
+        bench_placement.tell(found)
+        show.line()
+        verdicts(found.bars)
+    if not quick and not all(bar.met for bar in found.bars):
+        raise typer.Exit(1)
+
+
+@app.command("kills")
+def kills(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only the kill at each write, and of the worker: about two minutes.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Kill a device at every write of its life, let the power fail there, too, and see that it comes back from each.
+
+    A whole life on the small release, from init over learning and promotion to going back; counts what it tried.
+    Takes about a quarter of an hour on one core. Exits with 1 where a kill was not recovered from.
+
+    Example: evergrove bench kills --json
+    """
+    from evergrove.bench.kills import KINDS, KINDS_QUICK, run
+
+    kinds = KINDS_QUICK if quick else KINDS
+    with show.Progress("killing") as progress:
+        found = run(lambda what, done, total: progress.update(done, total, what), kinds=kinds)
+    if as_json:
+        totals = {"kills": found.kills, "recovered": found.recovered, "met": found.met}
+        show.json({**totals, **msgspec.to_builtins(found), "quick": quick})
+    else:
+        bench_kills.tell(found)
+    if not found.met:
+        raise typer.Exit(1)
 
 
 @app.command("thermal")

@@ -197,12 +197,12 @@ class Placement(Section, frozen=True):
     assist_saving_share: float = 0.14
     """Part of a job's energy that an assist spares; measured by `evergrove bench offload`."""
     trusted_wait_s: float = 300.0
-    deadline_s: Positive = 43_200.0
+    deadline_s: Positive = 86_400.0
     """Age D of a job from which on any safe choice is taken."""
-    ceiling_low: float = 0.3
-    """Price that a job may have when it is new."""
-    ceiling_high: float = 1.5
-    """Price that it may have when it is ``deadline_s`` old."""
+    ceiling_low: float = 0.2
+    """What a job may cost when it is new, as a part of its price here on a full battery; over ``mains_factor``."""
+    ceiling_high: float = 0.6
+    """The same when it is ``deadline_s`` old. Both, and a day, are tuned by `evergrove bench placement`."""
     energy_ref_j: Positive = 500.0
     """Energy of an ordinary job, of price ``energy_weight`` on a full battery."""
     energy_weight: float = 1.0

@@ -4,8 +4,9 @@ Each safe choice has a price without a unit; the cheapest is taken once it lies 
 square of the job's age, and past the age D any safe choice is. So no job waits past D for want of will, and only the
 shield and an absent fog can hold it up. Every decision says why in one plain sentence.
 
-One deviation from the formula of §6: an assist spares the device only a part of the work, so the price of *assisted*
-includes the energy of the rest.
+Two deviations from the formula of §6: an assist spares the device only a part of the work, so the price of *assisted*
+includes the energy of the rest; and the ceiling is a part of what the job itself would cost here on a full battery, so
+that small jobs do not rush and large ones do not wait on mains.
 """
 
 from collections.abc import Callable
@@ -28,9 +29,9 @@ DEBT_MAX = 100.0
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Prices and patience, with the meaning and units of ``config.Placement``."""
 
-    deadline_s: float = 43_200.0
-    ceiling_low: float = 0.3
-    ceiling_high: float = 1.5
+    deadline_s: float = 86_400.0
+    ceiling_low: float = 0.2
+    ceiling_high: float = 0.6
     energy_ref_j: float = 500.0
     energy_weight: float = 1.0
     mains_factor: float = 0.1
@@ -140,7 +141,7 @@ def decide(policy: Policy, state: State, situation: Situation, now_s: float) -> 
 
     # 1. What the cheapest safe choice costs, and what it may cost.
     price, choice = offers.prices[0]
-    top = ceiling(policy, situation.age_s)
+    top = ceiling(policy, situation.age_s, situation.energy_j)
     if situation.begun == choice and situation.share > 0:
         top *= 1 + policy.stay_share
     # 2. Is it taken, and why?
@@ -159,10 +160,11 @@ def decide(policy: Policy, state: State, situation: Situation, now_s: float) -> 
     return settle(state, Decision(choice, share, cause, told(choice, share, why, situation, offers)), now_s)
 
 
-def ceiling(policy: Policy, age_s: float) -> float:
-    """What a job of this age may cost: ``c_lo + (c_hi − c_lo)·min(1, age/D)²``."""
+def ceiling(policy: Policy, age_s: float, energy_j: float) -> float:
+    """What a job of this age may cost: ``c_lo + (c_hi − c_lo)·min(1, age/D)²`` of its own price on a full battery."""
     ripe = min(max(age_s, 0.0) / policy.deadline_s, 1.0)
-    return policy.ceiling_low + (policy.ceiling_high - policy.ceiling_low) * ripe**2
+    part = policy.ceiling_low + (policy.ceiling_high - policy.ceiling_low) * ripe**2
+    return part * policy.energy_weight * energy_j / policy.energy_ref_j
 
 
 def fog_failed(policy: Policy, state: State, now_s: float) -> State:

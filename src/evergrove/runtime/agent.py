@@ -10,7 +10,6 @@ import concurrent.futures
 import contextlib
 import math
 import os
-import shutil
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -91,7 +90,7 @@ class Agent:
             self._teller.warn(sentence)
         for record in self._vault.quarantined:
             self._teller.warn(f"record {record.id[:8]} put aside: {record.reason}")
-        self._sweep_jobs()
+        self._tidy()
         sizes = self._driver.state.sizes
         grown = [
             ev.ConditionAdded(factor, value)
@@ -102,6 +101,11 @@ class Agent:
         active, work = self._versions.read_pointer().current, self._driver.state.work
         if active != self._driver.state.active and (work is None or work.stage not in ("promote", "restore")):
             facts.append(ev.VersionRolledBack(self._driver.state.active, active, "its file did not pass its checks"))
+        elif not self._driver.state.probation:
+            try:
+                self._confirm(self._driver.state.active)  # where a kill came between the decision and the pointer
+            except EvergroveError as fault:
+                self._teller.warn(str(fault))
         self.feed(*facts)
         self.look()
 
@@ -271,12 +275,16 @@ class Agent:
                 )
                 return [ev.VersionActivated(order.current, pointer.seq)]
             case do.ConfirmVersion():
-                pointer = self._versions.read_pointer()
-                if pointer.current == order.adapter:
-                    self._versions.activate(pointer.current, pointer.previous, pointer.seq, probation=False)
+                self._confirm(order.adapter)
                 return []
             case _:
                 raise AssertionError(f"no way to perform {type(order).__name__}")
+
+    def _confirm(self, adapter: str | None) -> None:
+        """The pointer says so, too, that a version counts as good."""
+        pointer = self._versions.read_pointer()
+        if pointer.current == adapter and pointer.probation:
+            self._versions.activate(pointer.current, pointer.previous, pointer.seq, probation=False)
 
     # Workers
 
@@ -357,16 +365,25 @@ class Agent:
         if task is not None and task is not asyncio.current_task():
             task.cancel()
         if not keep:
-            shutil.rmtree(self._root / "jobs" / job, ignore_errors=True)
+            self._remove(self._root / "jobs" / job)
             self._versions.collect(keep=self._teller.book.candidates)
 
-    def _sweep_jobs(self) -> None:
-        """Removes folders of jobs that ended while nobody could tidy up."""
+    def _tidy(self) -> None:
+        """Removes what a kill left: halves of writes, and folders of jobs that ended while nobody could tidy up."""
+        for place in (self._root / "cache", self._root / "assists"):
+            self._files.sweep(place)
         state, folder = self._driver.state, self._root / "jobs"
         goes_on = {work.job for work in (state.work, state.waiting) if work is not None}
         for path in folder.iterdir() if folder.is_dir() else ():
             if path.name not in goes_on:
-                shutil.rmtree(path, ignore_errors=True)
+                self._remove(path)
+
+    def _remove(self, folder: Path) -> None:
+        """A job's folder, and what its worker left half-written. What cannot go now (the worker is just dying, say)
+        goes at the next start."""
+        with contextlib.suppress(EvergroveError):
+            self._files.remove_tree(folder)
+            self._files.sweep(self._root / "cache")
 
     # Helpers
 

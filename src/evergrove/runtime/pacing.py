@@ -3,7 +3,9 @@
 A *piece* is what runs between two looks at the gate: one block of the network for one micro-batch, forward or back.
 Where the apps leave a core free, pieces only have to keep to the share d of one core. Where trainer and frames share
 cores, a piece runs between two frames alone, and the micro-batch is the largest whose longest piece fits well into the
-slack that the streams leave. The rest of a step's rows follows in further micro-batches; their gradients add up.
+slack that the streams leave. The rest of a step's rows follows in further micro-batches; their gradients add up. The
+pieces of a micro-batch are told apart by their *place* in it: one pass is like the next, but its first piece, which
+also prepares the rows, takes twice as long as a block.
 """
 
 import math
@@ -15,7 +17,8 @@ from dataclasses import dataclass
 from evergrove.runtime.frame_gate import FrameGate, Moment, Training
 
 POLL_S = 0.0005
-"""Between two looks during a frame. In the idle class such a look runs only when the core is free anyhow."""
+"""Between two looks during a frame, and the shortest wait of all. In the idle class such a look runs only when the
+core is free anyhow."""
 PAUSED_S = 0.05
 """Between two looks at a share of 0, and the longest sleep at any share: what a change of the share may wait for."""
 CREDIT_S_MAX = 0.25
@@ -23,6 +26,8 @@ CREDIT_S_MAX = 0.25
 DEBT_S_MAX = 2.0
 FITS = 1 / 3
 """Part of the slack that a piece may take when a micro-batch is sized: one as long as the slack would mostly wait."""
+PLACES = 64
+"""Pieces of a micro-batch that are told apart; what comes after these is taken for one. The built-in network has 9."""
 FADE_S = 5.0
 """How fast the longest slack, and the longest piece of a size, are forgotten."""
 
@@ -68,9 +73,9 @@ class Pace:
     ) -> None:
         self._gate, self._cores, self._yields, self._alive = gate, cores, yields, alive
         self._clock = clock or Clock()
-        self._pieces: dict[int, Longest] = {}
+        self._pieces: dict[tuple[int, int], Longest] = {}
         self._slack = Longest()
-        self._rows = 0
+        self._rows = self._place = 0
         self._piece_slack_s = math.inf
         self._piece_wall_s = self._settled_s = self._clock.now_s()
         self._piece_cpu_s = self._settled_cpu_s = self._start_cpu_s = self._clock.cpu_s()
@@ -81,6 +86,7 @@ class Pace:
     def micro_batch(self, rows: int) -> int:
         """Waits until a micro-batch may begin; how many of ``rows`` it may have, or 0 where training is to pause."""
         self._end_piece()
+        self._place = 0
         while self._alive():
             self._rows = self._fitting(rows)
             self._wait()
@@ -104,15 +110,15 @@ class Pace:
 
     def longest_piece_s(self, rows: int) -> float:
         """The longest recent piece of a micro-batch of ``rows``, as measured or scaled from the nearest smaller one."""
-        if rows in self._pieces:
-            return self._pieces[rows].value_s
-        known = max((n for n in self._pieces if 0 < n < rows), default=0)
-        return self._pieces[known].value_s * rows / known if known else 0.0
+        known = rows if (rows, 0) in self._pieces else max((n for n, _ in self._pieces if 0 < n < rows), default=0)
+        longest_s = max((piece.value_s for (n, _), piece in self._pieces.items() if n == known), default=0.0)
+        return longest_s * rows / known if known else longest_s
 
     def _end_piece(self) -> None:
         now_s = self._clock.now_s()
         took_s = self._clock.cpu_s() - self._piece_cpu_s
-        self._pieces.setdefault(self._rows, Longest()).add(took_s, now_s)
+        self._pieces.setdefault((self._rows, self._place), Longest()).add(took_s, now_s)
+        self._place = min(self._place + 1, PLACES - 1)
         self._n_pieces += 1
         self._overruns += now_s - self._piece_wall_s > self._piece_slack_s
 
@@ -132,7 +138,8 @@ class Pace:
         if share == 0.0:
             return PAUSED_S
         if share < 1.0 and self._credit_s < 0.0:
-            return min(-self._credit_s / share, PAUSED_S)
+            # Never less than a look's time: a debt of 1e-17 s, by rounding, would be waited for without end.
+            return min(max(-self._credit_s / share, POLL_S), PAUSED_S)
         moment = self._gate.moment()
         if not self._crowded(moment):
             self._piece_slack_s = math.inf
@@ -141,7 +148,8 @@ class Pace:
             return POLL_S
         if moment.slack_s < math.inf:
             self._slack.add(moment.slack_s, self._clock.now_s())
-        piece_s = self.longest_piece_s(self._rows)
+        here = self._pieces.get((self._rows, self._place))
+        piece_s = here.value_s if here else self.longest_piece_s(self._rows)
         if piece_s <= moment.slack_s:
             self._starving, self._piece_slack_s = False, moment.slack_s
             return 0.0

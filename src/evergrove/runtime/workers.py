@@ -36,6 +36,11 @@ def environment(threads: int) -> dict[str, str]:
     return {**os.environ, **dict.fromkeys(names, str(threads)), "PYTHONUNBUFFERED": "1"}
 
 
+def command(folder: Path, agent_pid: int) -> tuple[str, ...]:
+    """What starts a worker on the job in ``folder``; it ends with the process ``agent_pid``, which must start it."""
+    return (sys.executable, "-m", "evergrove.runtime.worker", str(folder), str(agent_pid))
+
+
 async def run(
     folder: Path, job: Job, stage: str, attempt: int, files: Files, report: Callable[[JobState], None]
 ) -> Outcome | str:
@@ -49,7 +54,7 @@ async def run(
         errors.unlink()
     with errors.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "evergrove.runtime.worker", str(folder), str(os.getpid())),
+            *command(folder, os.getpid()),
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
             stdin=asyncio.subprocess.DEVNULL,

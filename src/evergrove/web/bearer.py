@@ -25,7 +25,9 @@ def read_or_make(path: Path, files: Files | None = None) -> str:
         facts = os.lstat(path)
     except FileNotFoundError:
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        (files or Files()).write(path, f"{token}\n".encode(), mode=0o600)
+        files = files or Files()
+        files.sweep(path.parent, of=path.name)  # half a token that a killed start left
+        files.write(path, f"{token}\n".encode(), mode=0o600)
         return token
     if facts.st_mode & 0o077 or facts.st_uid != os.geteuid():
         raise CorruptState(
