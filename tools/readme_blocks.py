@@ -17,7 +17,7 @@ from pathlib import Path
 TIMEOUT_S = 900
 LANGUAGES = ("bash", "python")
 FENCE = re.compile(r"^( *)```([\w-]*)[^\n]*\n(.*?)^\1``` *$", re.MULTILINE | re.DOTALL)
-NO_RUN = re.compile(r"<!--\s*no-run:\s*(.*?)\s*-->\s*\Z", re.DOTALL)
+NO_RUN = re.compile(r"<!--\s*no-run:\s*((?:(?!-->).)*?)\s*-->\s*\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,10 @@ not = "run"
 test "$HOME" = "$PWD/home"
 grep one b.txt
 ```
+<!-- no-run: needs two -->
+```bash
+exit 8
+```
 """
 
 
@@ -60,7 +64,7 @@ def good_metrics() -> dict[str, Any]:
 
 
 def test_blocks_run_in_order_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Three blocks run, the marked one is listed with its reason, other languages are not looked at."""
+    """Three blocks run, the marked ones are listed, each with its own reason, other languages are not looked at."""
     readme = tool("readme_blocks")
     (tmp_path / "README.md").write_text(README, encoding="utf-8")
     assert [(b.line, b.language, b.no_run) for b in readme.blocks(README)] == [
@@ -68,11 +72,12 @@ def test_blocks_run_in_order_in_one_folder(tmp_path: Path, capsys: pytest.Captur
         (6, "python", None),
         (11, "bash", "needs a camera"),
         (17, "bash", None),
+        (22, "bash", "needs two"),
     ]
     assert readme.main([str(tmp_path / "README.md")]) == 0
     said = capsys.readouterr().out
     assert "needs a camera" in said
-    assert "3 blocks ran, 1 skipped" in said
+    assert "3 blocks ran, 2 skipped" in said
 
 
 @pytest.mark.parametrize("block", ["```bash\nfalse\ntrue\n```\n", "```python\nraise SystemExit(3)\n```\n"])
