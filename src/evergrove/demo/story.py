@@ -94,6 +94,8 @@ def _device(found: Findings, strategy: str) -> Iterator[Device]:
     text = (
         f'seed = {found.seed}\n\n[learn]\nstrategy = "{strategy}"\nauto = false\nsteps = {script.steps}\n'
         f"checkpoint_every = {script.checkpoint_every}\n"
+        # Two devices on one machine: each would wait for the other's training as for a busy app.
+        "\n[shield]\npsi_cpu_share_max = 1.0\n"
     )
     device = Device.create(found.folder / "devices" / strategy, RELEASE, text)
     try:
