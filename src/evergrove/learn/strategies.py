@@ -250,7 +250,7 @@ EVERGROVE = Strategy(
     init_adapter,
     remember_old,
     draw_rows,
-    weights=Weights(replay=1.0, teacher=1.0, ewc=0.5),
+    weights=Weights(replay=1.0, teacher=1.0, ewc=5.0),
     shares=Shares(replay=0.25, teacher=0.25),
 )
 LORA = replace(
