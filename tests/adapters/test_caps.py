@@ -32,6 +32,30 @@ def test_what_is_said_to_be_in_force_is() -> None:
     assert in_force["a core of its own"] == (n_cores == 1 and len(os.sched_getaffinity(0)) > 1)
 
 
+TRAINER = """
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@linux
+def test_a_second_trainer_keeps_off_the_first_one_s_core() -> None:
+    """Two devices on one machine: a core with an idle-class process of its own counts as taken while that lives."""
+    core = min(os.sched_getaffinity(0))
+    before = caps.taken()
+    other = subprocess.Popen([sys.executable, "-c", TRAINER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"ready\n"
+        assert caps.taken() == before | {core}
+    finally:
+        other.communicate()
+    assert caps.taken() == before
+
+
 @linux
 def test_the_doctor_tries_them_without_being_touched() -> None:
     """Every cap has a line with a reason, and this process keeps its own class."""

@@ -3,7 +3,7 @@
 import pytest
 
 from evergrove.bench.kills import Count, Fault, Report
-from evergrove.cli import bench_kills
+from evergrove.cli import bench_tables
 
 
 def report(*faults: Fault) -> Report:
@@ -16,7 +16,7 @@ def test_all_recovered(capsys: pytest.CaptureFixture[str]) -> None:
     """Five of five."""
     found = report()
     assert (found.kills, found.recovered, found.met) == (5, 5, True)
-    bench_kills.tell(found)
+    bench_tables.tell_kills(found)
     assert "met: 5 of 5 kills recovered from (4 different disks, 1.5 s)" in capsys.readouterr().out
 
 
@@ -24,7 +24,7 @@ def test_a_fault_is_named_and_misses_the_bar(capsys: pytest.CaptureFixture[str])
     """It says where the kill was and what was wrong afterwards."""
     found = report(Fault("learn", "writes", "log: append", "lost 1 observations that had been accepted"))
     assert not found.met
-    bench_kills.tell(found)
+    bench_tables.tell_kills(found)
     out = capsys.readouterr().out
     assert "writes, learn, log: append: lost 1 observations" in out
     assert "MISSED: 4 of 5 kills recovered from" in out

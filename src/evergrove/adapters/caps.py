@@ -98,11 +98,24 @@ def own_core(system: Path = Path("/")) -> Cap:
         allowed = os.sched_getaffinity(0)
         if len(allowed) < 2:
             return Cap(name, False, "there is only one core; the frame gate alone keeps training out of frames")
-        core = best_core(allowed, {n: capacity(n, system) for n in allowed})
+        free = allowed - taken(system) or allowed
+        core = best_core(free, {n: capacity(n, system) for n in free})
         os.sched_setaffinity(0, {core})
     except OSError as fault:
         return Cap(name, False, _reason(fault))
     return Cap(name, True, f"core {core} of {len(allowed)}")
+
+
+def taken(system: Path = Path("/")) -> set[int]:
+    """Cores that other trainers keep to (idle class, one core): two devices on a machine would halve one another."""
+    cores: set[int] = set()
+    for entry in (system / "proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.sched_getscheduler(int(entry.name)) == os.SCHED_IDLE:
+                    only = os.sched_getaffinity(int(entry.name))
+                    cores |= only if len(only) == 1 else set()
+    return cores
 
 
 def best_core(allowed: set[int], capacities: dict[int, int]) -> int:

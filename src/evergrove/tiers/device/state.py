@@ -138,9 +138,9 @@ def idle(state: State) -> State:
     """No job any more. What it was to learn and has not stays fresh, in front of the rest, and counts as tried."""
     if state.work is None:
         return state
-    seen = set(state.work.fresh)
-    tried = tuple(record for n, record in enumerate(state.fresh) if n < state.tried or record in seen)
-    rest = tuple(record for record in state.fresh if record not in set(tried))
+    seen = {*state.fresh[: state.tried], *state.work.fresh}
+    tried = tuple(record for record in state.fresh if record in seen)
+    rest = tuple(record for record in state.fresh if record not in seen)
     return change(state, work=None, fresh=(*tried, *rest), tried=len(tried))
 
 
