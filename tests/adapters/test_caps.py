@@ -16,8 +16,11 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="the caps of Linux")
 REPORT = """
 import json, os, sys
 from evergrove.adapters import caps
+group = open("/proc/self/autogroup").read() if os.path.exists("/proc/self/autogroup") else ""
 found = caps.make_small()
-facts = (os.sched_getscheduler(0) == os.SCHED_IDLE, os.getpriority(os.PRIO_PROCESS, 0), len(os.sched_getaffinity(0)))
+session = open("/proc/self/autogroup").read() if group else ""
+facts = (session != group, session.endswith("nice 19\\n"))
+facts += (os.sched_getscheduler(0) == os.SCHED_IDLE, os.getpriority(os.PRIO_PROCESS, 0), len(os.sched_getaffinity(0)))
 sys.stdout.write(json.dumps([facts, {cap.name: cap.in_force for cap in found.every}]))
 """
 
@@ -26,8 +29,10 @@ sys.stdout.write(json.dumps([facts, {cap.name: cap.in_force for cap in found.eve
 def test_what_is_said_to_be_in_force_is() -> None:
     """Class, priority and cores of a process that made itself small, asked of the system."""
     done = subprocess.run([sys.executable, "-c", REPORT], capture_output=True, text=True, timeout=60, check=True)
-    (idle, priority, n_cores), in_force = json.loads(done.stdout)
+    (moved, lowest, idle, priority, n_cores), in_force = json.loads(done.stdout)
     assert in_force["idle scheduling class"] == idle
+    if Path("/proc/self/autogroup").exists():
+        assert in_force[caps.SESSION] == (moved and lowest)
     assert in_force["lowest priority"] == (priority == 19)
     assert in_force["a core of its own"] == (n_cores == 1 and len(os.sched_getaffinity(0)) > 1)
 
@@ -119,12 +124,32 @@ def test_a_system_without_groups_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "idle"), [("idle scheduling class", True), ("cgroup cpu.idle", True), ("lowest priority", False)]
+    ("in_force", "idle"),
+    [
+        ({"idle scheduling class", caps.SESSION}, True),
+        ({"idle scheduling class"}, False),
+        ({"cgroup cpu.idle"}, True),
+        ({"lowest priority", caps.SESSION}, False),
+    ],
 )
-def test_only_two_caps_make_a_system_yield_at_once(name: str, idle: bool) -> None:
-    """A low priority still takes its turn; the idle class does not."""
-    assert caps.Caps((caps.Cap(name, True, ""),)).idle is idle
-    assert caps.Caps((caps.Cap(name, False, ""),)).idle is False
+def test_a_system_yields_at_once_only_where_the_class_counts(in_force: set[str], idle: bool) -> None:
+    """The idle class counts inside a session: among sessions it takes the lowest weight, or a group of its own."""
+    names = ("lowest priority", "idle scheduling class", caps.SESSION, "cgroup cpu.idle")
+    assert caps.Caps(tuple(caps.Cap(name, name in in_force, "") for name in names)).idle is idle
+
+
+@linux
+def test_who_leads_a_terminal_s_job_keeps_its_session() -> None:
+    """Its session is also a person's shell: nothing there may become slow."""
+    code = "import os; os.setpgid(0, 0); from evergrove.adapters import caps; print(caps.own_session().in_force)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == str(not Path("/proc/self/autogroup").exists())
+
+
+@linux
+def test_a_system_without_sessions_that_share_needs_nothing(tmp_path: Path) -> None:
+    """No autogroups in the kernel: the class counts everywhere."""
+    assert caps.own_session(tmp_path) == caps.Cap(caps.SESSION, True, "sessions do not share the cores here")
 
 
 def test_a_report_travels_as_json() -> None:

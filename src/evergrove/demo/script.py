@@ -69,7 +69,7 @@ FULL = Script(
 )
 QUICK = Script(
     n_observations=200,
-    steps=120,
+    steps=180,
     checkpoint_every=20,
     glimpse_every=60,
     n_judged=16,
