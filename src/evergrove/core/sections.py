@@ -67,7 +67,7 @@ class Learn(Section, frozen=True):
     auto: bool = True
     """Start by itself once ``min_new`` observations wait; otherwise only on ``learn()``."""
     min_new: Count = 24
-    steps: Count = 250
+    steps: Count = 350
     batch: Count = 16
     checkpoint_every: Count = 25
     """Steps between checkpoints: what a killed trainer can lose at most."""

@@ -57,7 +57,7 @@ def _chapters(observing: float, learning: float, offering: float, judging: float
 
 FULL = Script(
     n_observations=400,
-    steps=250,
+    steps=350,
     checkpoint_every=25,
     glimpse_every=50,
     n_judged=40,
@@ -65,7 +65,7 @@ FULL = Script(
     n_pictures=200,
     poison_steps=60,
     bars=Bars(),
-    chapters=_chapters(20, 120, 35, 30),
+    chapters=_chapters(20, 130, 35, 30),
 )
 QUICK = Script(
     n_observations=200,
