@@ -301,6 +301,25 @@ def test_swap_between_two_calls(world: World, probe: Probe) -> None:
         assert torch.equal(third.module(*probe), old)
 
 
+def test_a_fusion_waits_between_layers_for_a_gap_and_not_for_ever(world: World, probe: Probe) -> None:
+    """It may pause before every weight and every layer; a call that does not end holds it up a quarter of a second."""
+    asked = [0]
+
+    def ask() -> None:
+        asked[0] += 1
+
+    adapter = learnt(world)
+    slot = ad.fuse(world.model, world.basis, None)
+    ad.fuse_into(slot, world.model, world.basis, adapter, ask)
+    n_tables = sum(name.startswith("tables.") for name, _ in world.model.named_parameters())
+    assert asked[0] == len(list(world.model.named_parameters())) - n_tables + len(adapter.b)
+    live = LiveModel(world.model, world.basis, world.known)
+    with live.lease():
+        live.stage(adapter, "one")
+    live.swap()
+    assert torch.equal(live.current.module(*probe), slot(*probe))
+
+
 def test_generating_never_tears(world: World, probe: Probe) -> None:
     """Readers on other threads only ever see one version whole, while versions change under them."""
     adapters = [None, learnt(world, 1), learnt(world, 2)]

@@ -8,7 +8,7 @@ Works on any ``nn.Module`` whose adapted layers are ``nn.Linear`` and whose cond
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -135,10 +135,16 @@ def fuse(model: nn.Module, basis: Basis, adapter: Adapter | None) -> nn.Module:
 
 
 @torch.no_grad()
-def fuse_into(slot: nn.Module, model: nn.Module, basis: Basis, adapter: Adapter | None) -> None:
+def fuse_into(
+    slot: nn.Module,
+    model: nn.Module,
+    basis: Basis,
+    adapter: Adapter | None,
+    before_layer: Callable[[], object] = lambda: None,
+) -> None:
     """Writes base plus adapter over ``slot``, a network that ``fuse`` made, in place and without new weights.
 
-    Only a table whose vocabulary changes is made anew (some kilobytes).
+    Only a table whose vocabulary changes is made anew (some kilobytes). ``before_layer`` may wait.
     """
     if adapter is not None:
         check_fit(model, basis, adapter)
@@ -146,6 +152,7 @@ def fuse_into(slot: nn.Module, model: nn.Module, basis: Basis, adapter: Adapter 
     tables = {f"tables.{f}.weight" for f in range(len(_tables(model)))}
     for name, weight in slot.named_parameters():
         if name not in tables:
+            before_layer()
             weight.copy_(base[name])
     for f, table in enumerate(_tables(model)):
         rows = [] if adapter is None else [row for key, row in sorted_rows(adapter) if key[0] == f]
@@ -156,6 +163,7 @@ def fuse_into(slot: nn.Module, model: nn.Module, basis: Basis, adapter: Adapter 
             cast(nn.ModuleList, slot.tables)[f] = _table(wider)
     if adapter is not None:
         for name, layer in _layers(slot, adapter.b).items():
+            before_layer()
             a = _a_of(adapter, basis, name)
             layer.weight.addmm_(adapter.b[name].to(a), a, alpha=adapter.scale)
     if hasattr(model, "vocabulary"):

@@ -2,7 +2,8 @@
 
 Both slots are fused networks. Readers take a *lease*: they read the pointer once and use that network for the whole
 call. A swap is one assignment. A new version is fused into the slot that the pointer does not name, in place, once the
-last reader has left it: it is the writer that waits, never ``generate``.
+last reader has left it, layer by layer, between two calls where there is a gap: it is the writer that waits, never
+``generate``.
 """
 
 import time
@@ -17,6 +18,8 @@ from evergrove.core.errors import EvergroveError, UsageError
 from evergrove.learn.adapter import Adapter, Basis, fuse, fuse_into
 
 _POLL_S = 0.001
+_GAPS_S = 0.25
+"""How long a fusion in all waits for moments without a call: beside one it takes interpreter and caches from it."""
 
 
 class Live(NamedTuple):
@@ -76,8 +79,13 @@ class LiveModel:
             if time.monotonic() > deadline_s:
                 raise EvergroveError(f"a call has used the former version for over {wait_s} s; end it, then try again")
             time.sleep(_POLL_S)
-        fuse_into(self._slots[idle], self._model, self._basis, adapter)
+        gaps_end_s = time.monotonic() + _GAPS_S
+        fuse_into(self._slots[idle], self._model, self._basis, adapter, lambda: self._await_gap(gaps_end_s))
         self._staged = Live(self._slots[idle], adapter.vocabulary if adapter else self._vocabulary, version, idle)
+
+    def _await_gap(self, end_s: float) -> None:
+        while any(self._readers) and time.monotonic() < end_s:
+            time.sleep(_POLL_S)
 
     def swap(self) -> Live:
         """Makes the staged version live by one assignment; gives the one that was live before."""
