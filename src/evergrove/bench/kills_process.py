@@ -46,7 +46,7 @@ def live(home: Path, act: Act, first: bool, setting: Setting, told: Told) -> Cou
 
     def body() -> None:
         os.close(reader)
-        life = Life(home / "device", msgspec.structs.replace(setting), Files(lambda step, path: note()), told)
+        life = _life(home, act, setting, told, lambda step, path: note())
 
         def note() -> None:
             marks.append(Mark(life.told, msgspec.structs.replace(life.setting)))
@@ -75,11 +75,16 @@ def die(home: Path, act: Act, first: bool, setting: Setting, told: Told, n: int)
             os.kill(os.getpid(), signal.SIGKILL)
 
     def body() -> None:
-        life = Life(home / "device", msgspec.structs.replace(setting), Files(at), told)
+        life = _life(home, act, setting, told, at)
         asyncio.run(_act(life, act, first))
 
     if (code := _end_of(_child(body))) != -signal.SIGKILL:
         raise EvergroveError(f"the act was to be killed at write {n}, but ended with {code}")
+
+
+def _life(home: Path, act: Act, setting: Setting, told: Told, at: Callable[[str, Path], None]) -> Life:
+    """What it observes is named after the act: the acts before it have used the names of the whole life."""
+    return Life(home / "device", msgspec.structs.replace(setting), Files(at), told, names=act.__name__)
 
 
 async def _act(life: Life, act: Act, first: bool) -> None:

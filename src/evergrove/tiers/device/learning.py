@@ -35,7 +35,8 @@ def _untried(config: Config, state: State) -> int:
 def wants_to_learn(config: Config, state: State) -> bool:
     """Whether enough has come together since the last attempt."""
     free = state.work is None and state.waiting is None
-    return config.learn.auto and free and _untried(config, state) >= config.learn.min_new
+    enough = len(state.fresh) - state.tried >= config.learn.min_new  # nearly always not: the rest takes longer
+    return config.learn.auto and free and enough and _untried(config, state) >= config.learn.min_new
 
 
 def request_learning(config: Config, state: State, event: ev.LearningRequested, now_s: float) -> Result:
