@@ -26,7 +26,7 @@ Positive = Annotated[float, ABOVE_ZERO]
 Share = Annotated[float, Range("between 0 and 1", high=1.0)]
 
 
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, cache_hash=True):
     """Base of the sections: frozen, and strict about its keys."""
 
 

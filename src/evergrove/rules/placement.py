@@ -26,7 +26,7 @@ DEBT_MAX = 100.0
 """Bound of Z, in reference jobs."""
 
 
-class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, cache_hash=True):
     """Prices and patience, with the meaning and units of ``config.Placement``."""
 
     deadline_s: float = 86_400.0

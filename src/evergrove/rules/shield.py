@@ -54,7 +54,7 @@ STEP = 0.25
 DEFAULTS = thermal.Policy()
 
 
-class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, cache_hash=True):
     """The limits, with the meaning and units of ``config.Shield``; ``ignored`` are names of sensors."""
 
     stale_s: float = 60.0

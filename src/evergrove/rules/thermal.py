@@ -29,7 +29,7 @@ DOUBT_C_MIN = 1.0
 """A pole that is thought to add nothing may still add this much (one standard deviation)."""
 
 
-class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, cache_hash=True):
     """What is assumed before anything is learned, and how fast learning forgets. Temperatures in °C, times in s.
 
     ``gain_c`` is R before the first reading (about that of a Raspberry Pi 3B), ``gain_doubt`` its standard deviation as
@@ -165,9 +165,11 @@ def update(policy: Policy, state: State, temp_c: float, load: float, now_s: floa
     # 4. What is known now will be judged later.
     anchors = state.anchors
     if not anchors or now_s - anchors[-1].at_s >= policy.anchor_s:
-        oldest = now_s - HORIZONS_S[-1]
+        first = 0
+        while first < len(anchors) and anchors[first].at_s <= now_s - HORIZONS_S[-1]:
+            first += 1
         coldest_c = level_c - dot(gain_c, minus(filtered, unseen))
-        anchors = (*(a for a in anchors if a.at_s > oldest), Anchor(now_s, gain_c, coldest_c))
+        anchors = (*anchors[first:], Anchor(now_s, gain_c, coldest_c))
     return State(now_s, state.since_s, dt_s, temp_c, filtered, unseen, gain_c, level_c, covariance, residuals, anchors)
 
 
@@ -300,14 +302,16 @@ def _judge(policy: Policy, state: State, filtered: Poles, temp_c: float, now_s: 
     """Each anchor that a horizon has just passed over gives that horizon one residual."""
     assert state.at_s is not None
     residuals = None
-    made_s = [anchor.at_s for anchor in state.anchors]
+    anchors, before_s = state.anchors, state.at_s
+    made_s = [anchor.at_s for anchor in anchors]
     for at, horizon_s in enumerate(HORIZONS_S):
         # Anchors that were younger than the horizon at the last reading and are not any more: few, if any at all.
-        first, end = bisect_right(made_s, state.at_s - horizon_s), bisect_right(made_s, now_s - horizon_s)
-        for anchor in state.anchors[first:end]:
+        i = bisect_right(made_s, before_s - horizon_s)
+        while i < len(made_s) and made_s[i] <= now_s - horizon_s:
             residuals = residuals or list(state.residuals)
-            error_c = temp_c - anchor.offset_c - dot(anchor.gain_c, filtered)
+            error_c = temp_c - anchors[i].offset_c - dot(anchors[i].gain_c, filtered)
             residuals[at] = _note(policy, residuals[at], error_c)
+            i += 1
     return tuple(residuals) if residuals else state.residuals
 
 
