@@ -362,7 +362,7 @@ def test_micro_batches_are_sized_so_that_no_piece_outlasts_the_slack(
     gate: FrameGate, fake: FakeTime, piece_s: float, rows: int
 ) -> None:
     """Slack 13 ms: pieces of 1 ms a row in micro-batches of 4 rows, of 2 ms in 2; none ends within a frame."""
-    pace = paced(gate, fake, piece_s=piece_s)
+    pace = paced(gate, fake, yields=False, piece_s=piece_s)
     Stage(gate, fake)
     sizes = set()
     for n in range(60):
@@ -386,7 +386,7 @@ def test_a_long_first_piece_does_not_keep_the_short_ones_after_it_out_of_a_slack
 
     Were every piece taken to be as long as the longest, none would start in the last 6 ms of a slack.
     """
-    pace = Pace(gate, 1, True, clock=fake.clock())
+    pace = Pace(gate, 1, False, clock=fake.clock())
     Stage(gate, fake)
     started: list[float] = []
     for n in range(80):
@@ -401,6 +401,31 @@ def test_a_long_first_piece_does_not_keep_the_short_ones_after_it_out_of_a_slack
     assert min(started) < 0.004
     training = gate.training()
     assert training is not None
+    assert training.starved == 0
+
+
+@pytest.mark.parametrize(("piece_s", "rows"), [(0.001, 8), (0.002, 4), (0.004, 2)])
+def test_where_the_system_yields_every_gap_is_used_to_its_end(
+    gate: FrameGate, fake: FakeTime, piece_s: float, rows: int
+) -> None:
+    """Slack 13 ms: a piece fits into one gap, starts in what is left of any gap and never within a frame."""
+    pace = paced(gate, fake, piece_s=piece_s)
+    Stage(gate, fake)
+    sizes, started = set(), []
+    for n in range(60):
+        taken = pace.micro_batch(16)
+        sizes |= {taken} if n > 10 else set()
+        for _ in range(4):
+            moment = gate.moment()
+            assert moment.making == 0
+            started.append(moment.slack_s)
+            fake.work(piece_s * taken)
+            pace.within()
+    assert sizes == {rows}
+    assert min(started) < piece_s * rows
+    training = gate.training()
+    assert training is not None
+    assert training.overruns > 0
     assert training.starved == 0
 
 
