@@ -51,7 +51,7 @@ def train(
     """
     _use_threads(threads)
     from evergrove.cli import release
-    from evergrove.core.release import Manifest, Sampler
+    from evergrove.core.release import Manifest
     from evergrove.learn import base, basis, oracle
     from evergrove.media.packs import write_pack
 
@@ -100,7 +100,7 @@ def train(
         golden=base.file_ref(folder, base.GOLDEN),
         rehearsal=base.file_ref(folder, base.REHEARSAL),
         teacher=None if teacher is None else base.file_ref(folder, base.TEACHER),
-        sampler=Sampler(),
+        sampler=source.sampler,
     )
     base.write_manifest(folder, manifest)
     release.remove(work)

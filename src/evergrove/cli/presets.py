@@ -5,13 +5,14 @@ it. Everything is drawn from the seed: the same command gives the same release.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import UsageError
+from evergrove.core.release import Sampler
 from evergrove.core.rng import stream
 from evergrove.learn.base_train import TrainPlan
 from evergrove.learn.basis import BasisPlan
@@ -43,6 +44,7 @@ class Source:
     extras: tuple[tuple[str, Pack], ...] = ()
     judged: tuple[Vocabulary, Pack] | None = None
     oracle_steps: int = 0
+    sampler: Sampler = field(default_factory=Sampler)
     notes: tuple[str, ...] = ()
 
 
@@ -64,6 +66,8 @@ def avatars_source(seed: int) -> Source:
         extras=(("demo.npz", _demo(atelier, seed)),),
         judged=_judged(atelier, seed),
         oracle_steps=1000,
+        # As good as 4 by the oracle (480 pictures: 1.00 on emotion, hair and skin) and by eye, and a quarter faster.
+        sampler=Sampler(steps=3),
     )
 
 
