@@ -266,6 +266,19 @@ def test_an_offer_passes_the_same_gate() -> None:
     assert (state.work, len(orders)) == (None, 1)
 
 
+def test_an_offer_must_gain_only_on_what_the_gate_can_judge() -> None:
+    """A condition with fewer golden items than ``items_min`` is not asked about: nothing could show a gain on it."""
+    config = msgspec.structs.replace(CONFIG, learn=Learn(auto=False), gate=Gate(items_min=2))
+    state, _ = seen(born(), *"abcdefgh", config=config)
+    counts = state.keeping.buffer.counts("golden")
+    (condition,) = counts
+    more = msgspec.structs.replace(config, gate=Gate(items_min=counts[condition] + 1))
+    for asked, learnt in ((config, (condition,)), (more, ())):
+        judged, _ = run(state, ev.AdapterOffered("/tmp/x"), config=asked)
+        assert judged.work is not None
+        assert judged.work.learnt == learnt
+
+
 def test_time_brings_the_end_of_probation_and_the_next_re_check() -> None:
     """An idle device has nothing due; a day later the golden set is looked at again."""
     config = msgspec.structs.replace(

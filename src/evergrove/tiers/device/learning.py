@@ -61,7 +61,8 @@ def take_offer(config: Config, state: State, event: ev.AdapterOffered, now_s: fl
     if state.work is not None:
         return state, busy(state)
     state, work = new_work(state, "offer", "measure", now_s)
-    return measure(config, state, work, now_s, learnt=golden_groups(state), source=event.source)
+    learnt = golden_groups(state, config.gate.items_min)
+    return measure(config, state, work, now_s, learnt=learnt, source=event.source)
 
 
 def take_candidate(config: Config, state: State, work: Work, event: ev.TrainingFinished, now_s: float) -> Result:

@@ -169,9 +169,10 @@ def known_groups(state: State) -> tuple[Code, ...]:
     return tuple((n + 1, *rest) for n in range(state.known[0])) if state.known else ()
 
 
-def golden_groups(state: State) -> tuple[Code, ...]:
-    """The new conditions that the device holds golden items of: what an adapter from elsewhere must gain on."""
-    return tuple(sorted(code for code in state.keeping.buffer.counts("golden") if is_new(code, state.known)))
+def golden_groups(state: State, items_min: int) -> tuple[Code, ...]:
+    """The new conditions that the device has enough golden items of: what an adapter from elsewhere must gain on."""
+    counts = state.keeping.buffer.counts("golden")
+    return tuple(sorted(code for code, n in counts.items() if n >= items_min and is_new(code, state.known)))
 
 
 def learnable(state: State, items_min: int) -> tuple[str, ...]:

@@ -86,18 +86,21 @@ def restore(state: State, work: Work | None, cause: str, now_s: float) -> Result
 
 
 def fall_back(state: State, event: ev.VersionRolledBack) -> Result:
-    """What the bad version had learnt is fresh again, so that a later attempt can do better."""
+    """What the bad version had learnt is fresh again, so that a later attempt can do better; it counts as tried."""
     orders: Effects = [do.StopWorker(state.work.job)] if state.work else []
+    state = idle(state)
+    untried = state.fresh[state.tried :]
+    tried = tuple(record for record in state.codes if record not in set(untried))
     return change(
-        idle(state),
+        state,
         active=event.good,
         previous=None,
         learnt=state.learnt_before if event.good is not None else (),
         learnt_before=(),
         probation=False,
         errors=0,
-        fresh=tuple(state.codes),
-        tried=len(state.codes),
+        fresh=(*tried, *untried),
+        tried=len(tried),
     ), orders
 
 
