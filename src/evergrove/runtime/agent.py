@@ -44,6 +44,8 @@ LEDGER_S_MAX = 30.0
 """For the ledger to be durable; then nothing is sent."""
 RETRY_S = 10.0
 """Between two tries at an order that failed, where a full disk, say, was the reason."""
+SECOND_LOOK_S = 1.0
+"""From the first reading to the second: load is a difference, and a start need not wait a whole period for one."""
 
 
 class Agent:
@@ -73,7 +75,7 @@ class Agent:
         self._files = files
         self._now_s = now_s
         self._body = body
-        self._looked_s = -math.inf
+        self._looked_s, self._n_looks = -math.inf, 0
         self._vocabulary: Vocabulary = vault.names() or release.manifest.vocabulary
         self._keeper = Keeper(vault, release.manifest.vocabulary.sizes)
         self._workers: dict[str, asyncio.Task[None]] = {}
@@ -114,7 +116,8 @@ class Agent:
         try:
             state, settings = self._driver.state, self._config.telemetry
             at_work = state.work is not None or state.waiting is not None
-            if self._now_s() - self._looked_s >= (settings.period_s if at_work else settings.idle_period_s):
+            period_s = settings.period_s if at_work else settings.idle_period_s
+            if self._now_s() - self._looked_s >= (period_s if self._n_looks > 1 else min(period_s, SECOND_LOOK_S)):
                 self.look()
             order = under_way(self._driver.state)
             if order is not None and not self._workers and self._now_s() >= self._retry_at_s:
@@ -127,7 +130,7 @@ class Agent:
 
     def look(self) -> None:
         """Reads telemetry; whatever waits or runs is placed by it."""
-        self._looked_s = self._now_s()
+        self._looked_s, self._n_looks = self._now_s(), self._n_looks + 1
         self.feed(ev.TelemetryRead(self._body.read()))
 
     @property
