@@ -378,3 +378,35 @@ def test_a_re_check_counts_nothing_as_tried() -> None:
     assert state.tried == 0
     state, orders = seen(state, "d")
     assert [o for o in orders if isinstance(o, do.StartTraining)]
+
+
+def restarts(state: State, config: Config, end: ev.Event, now_s: float) -> tuple[State, int]:
+    """Ten seconds of an agent's clock; whatever it starts ends with ``end``. How often something was started."""
+    n = 0
+    for i in range(10):
+        if next_due(config, state, now_s + i):
+            state, orders = run(state, ev.TimePassed(), config=config, now_s=now_s + i)
+            n += any(isinstance(order, do.StartMeasuring) for order in orders)
+            if state.work is not None and state.work.stage == "measure":
+                state, _ = run(state, msgspec.structs.replace(end, job=state.work.job), config=config, now_s=now_s + i)
+    return state, n
+
+
+@pytest.mark.parametrize("end", [ev.CandidateRefused("", "altered"), ev.JobFailed("", "no frame gate")])
+def test_a_re_check_that_cannot_be_made_is_not_tried_again_at_once(end: ev.Event) -> None:
+    """A damaged golden set, say: the next try is due in ``recheck_every_s``, and the version goes on serving."""
+    state, job = promoted(), "job-00002"
+    state, _ = run(state, measured(job, 0.0, 0.0))
+    assert not state.probation
+    due_s = 10.0 + CONFIG.gate.recheck_every_s
+    state, n = restarts(state, CONFIG, end, due_s)
+    assert (n, state.active, state.checked_at_s) == (1, "c1", due_s)
+
+
+def test_a_version_whose_probation_cannot_measure_it_goes_back() -> None:
+    """Refused or failed is the same: what cannot be shown to be good does not stay on probation, measured for ever."""
+    for end in (ev.CandidateRefused("job-00002", "altered"), ev.JobFailed("job-00002", "no frame gate")):
+        state, orders = run(promoted(), end)
+        assert do.ActivateVersion(None, None, 2, probation=False) in orders
+        assert state.work is not None
+        assert state.work.cause.startswith("its golden re-check could not be finished: ")

@@ -77,8 +77,19 @@ def stumble(config: Config, state: State, work: Work, event: ev.JobInterrupted |
     if isinstance(event, ev.JobInterrupted) and work.attempt < config.learn.attempts_max:
         state = change(state, work=msgspec.structs.replace(work, attempt=work.attempt + 1, since_s=now_s))
         return state, again(state)
+    return give_up(state, work, event.reason, now_s)
+
+
+def give_up(state: State, work: Work, reason: str, now_s: float) -> Result:
+    """A job ends without a word of the gate.
+
+    A version on probation that could not be re-checked goes back; one that counts as good is measured again when the
+    next re-check is due, not at once and for ever.
+    """
     if work.purpose == "probation" and state.active is not None:
-        return restore(state, work, f"its golden re-check could not be finished: {event.reason}", now_s)
+        return restore(state, work, f"its golden re-check could not be finished: {reason}", now_s)
+    if work.purpose == "recheck":
+        state = change(state, checked_at_s=now_s)
     return idle(state), [do.StopWorker(work.job)]
 
 

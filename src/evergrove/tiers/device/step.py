@@ -16,7 +16,7 @@ from evergrove.core.config import Config
 from evergrove.rules.probation import elapsed
 from evergrove.tiers.device import judging, learning, observing, placing, versions
 from evergrove.tiers.device.orders import again, order
-from evergrove.tiers.device.state import Result, State, anchor, change, idle, of_work
+from evergrove.tiers.device.state import Result, State, anchor, change, of_work
 
 
 def step(config: Config, state: State, event: ev.Event, now_s: float) -> Result:
@@ -62,7 +62,7 @@ def step(config: Config, state: State, event: ev.Event, now_s: float) -> Result:
         case ev.CandidateMeasured():
             return of_work(state, event.job, lambda work: judging.judge(config, state, work, event, now_s))
         case ev.CandidateRefused():
-            return of_work(state, event.job, lambda work: (idle(state), [do.StopWorker(work.job)]))
+            return of_work(state, event.job, lambda work: learning.give_up(state, work, event.reason, now_s))
         case ev.VersionActivated():
             return versions.activate(config, state, event, now_s)
         case ev.ProbationPassed():
