@@ -7,6 +7,7 @@ from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core.config import Config, Gate, Learn, Novelty, Placement, Probation
 from evergrove.core.measures import Comparison, Facts
+from evergrove.rules import gate
 from evergrove.tiers.device import State, next_due, step
 
 LOVE = (3, 1)
@@ -410,3 +411,14 @@ def test_a_version_whose_probation_cannot_measure_it_goes_back() -> None:
         assert do.ActivateVersion(None, None, 2, probation=False) in orders
         assert state.work is not None
         assert state.work.cause.startswith("its golden re-check could not be finished: ")
+
+
+def test_nothing_is_trained_that_no_golden_set_may_judge() -> None:
+    """Two updates are what this set may judge, and both are spent: the device says so, and keeps its energy."""
+    config = msgspec.structs.replace(CONFIG, gate=Gate(items_min=1, looks_max=2))
+    worn = msgspec.structs.replace(born(config), looking=gate.State(n_updates=2, n_looks=2))
+    state, orders = seen(worn, "a", "b", "c", "d", config=config)
+    assert {type(order) for order in orders} == {do.StoreObservation}
+    _, effects = step(config, state, ev.LearningRequested("app", 0), 10.0)
+    assert [type(effect) for effect in effects] == [do.Emit]
+    assert "served its 2 updates" in str(effects)

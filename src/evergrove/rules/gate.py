@@ -165,8 +165,8 @@ def judge(
     """
     # 1. Is this golden set still good for a look?
     first = gamma == policy.gammas[0]
-    if state.n_looks >= policy.looks_max or (first and state.n_updates >= policy.updates_max):
-        return state, Verdict("refresh", gamma, (), _refresh_sentence(policy))
+    if state.n_looks >= policy.looks_max or (first and is_spent(state, policy)):
+        return state, Verdict("refresh", gamma, (), refresh_sentence(policy))
     state = State(state.n_updates + first, state.n_looks + 1)
 
     # 2. Answer every question.
@@ -182,6 +182,11 @@ def judge(
     if expected and _unchanged(comparisons):
         return state, Verdict("reject", gamma, failed, "rejected: the candidate changes nothing")
     return state, Verdict("reject", gamma, failed, "rejected: " + _blame(failed, name))
+
+
+def is_spent(state: State, policy: Policy) -> bool:
+    """Whether this golden set may judge no further update: what would be learnt now could not be judged."""
+    return state.n_updates >= policy.updates_max or state.n_looks >= policy.looks_max
 
 
 def recheck(
@@ -282,7 +287,8 @@ def _accept_sentence(expected: Sequence[Question], gamma: float) -> str:
     return f"accepted{scale}: {harm} questions about harm passed, gain shown on {gain} conditions"
 
 
-def _refresh_sentence(policy: Policy) -> str:
+def refresh_sentence(policy: Policy) -> str:
+    """Why a golden set that is spent judges nothing more, and the way out."""
     return (
         f"not looked at: this golden set has served its {policy.updates_max} updates and more would break its "
         "error bound; install a release with a fresh golden set"

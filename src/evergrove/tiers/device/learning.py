@@ -5,6 +5,7 @@ import msgspec
 from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core.config import Config
+from evergrove.rules import gate
 from evergrove.tiers.device.orders import again
 from evergrove.tiers.device.placing import measure, settle
 from evergrove.tiers.device.state import (
@@ -27,7 +28,9 @@ UNRIPE = (
 
 
 def _untried(config: Config, state: State) -> int:
-    """Records that could be learnt and that no attempt has seen yet."""
+    """Records that could be learnt and that no attempt has seen yet; none once the golden set is spent."""
+    if gate.is_spent(state.looking, gate.Policy.of(config.gate)):
+        return 0
     tried = set(state.fresh[: state.tried])
     return sum(record not in tried for record in learnable(state, config.gate.items_min))
 
@@ -45,6 +48,9 @@ def request_learning(config: Config, state: State, event: ev.LearningRequested, 
         return state, busy(state)
     if not state.fresh:
         return state, [do.Emit(ev.LearningDeferred("nothing new has been kept since the last accepted version"))]
+    policy = gate.Policy.of(config.gate)
+    if gate.is_spent(state.looking, policy):
+        return state, [do.Emit(ev.LearningDeferred(gate.refresh_sentence(policy)))]
     if not learnable(state, config.gate.items_min):
         return state, [do.Emit(ev.LearningDeferred(UNRIPE.format(config.gate.items_min)))]
     work = state.waiting
