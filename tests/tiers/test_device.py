@@ -422,3 +422,26 @@ def test_nothing_is_trained_that_no_golden_set_may_judge() -> None:
     _, effects = step(config, state, ev.LearningRequested("app", 0), 10.0)
     assert [type(effect) for effect in effects] == [do.Emit]
     assert "served its 2 updates" in str(effects)
+
+
+def test_an_offer_that_nothing_here_can_judge_for_a_gain_is_rejected() -> None:
+    """A device that has met nothing new was promoting an adapter that changes nothing, or is somebody else's whim."""
+    state, _ = run(born(), ev.AdapterOffered("/elsewhere"))
+    old = [
+        Comparison(kind, (n, 0), 150, 0.0, 0.01)  # type: ignore[arg-type]
+        for n in (1, 2)
+        for kind in ("incumbent", "release")
+    ]
+    state, orders = run(state, ev.CandidateMeasured("job-00001", "c9", 1.0, tuple(old), 1.0))
+    assert (state.work, orders) == (None, [do.StopWorker("job-00001")])
+
+
+def test_an_offer_need_not_gain_on_what_has_too_few_golden_items() -> None:
+    """One golden item of love where three are needed: no answer could pass, so it is not asked for."""
+    config = msgspec.structs.replace(CONFIG, gate=Gate(items_min=3))
+    few, _ = seen(born(config), "a", "b", "c", config=config)
+    assert few.keeping.buffer.counts("golden") == {LOVE_GROUP: 1}
+    state, _ = run(few, ev.AdapterOffered("/elsewhere"), config=config)
+    assert state.work is not None
+    assert state.work.learnt == ()
+    assert run(few, ev.AdapterOffered("/elsewhere"))[0].work.learnt == (LOVE_GROUP,)  # type: ignore[union-attr]

@@ -23,6 +23,7 @@ from evergrove.core.conditions import Code
 from evergrove.core.measures import Comparison, Kind
 from evergrove.rules.student import quantile
 
+NO_GAIN = "no golden picture here could show a gain"
 Outcome = Literal["accept", "rescale", "reject", "refresh", "alarm"]
 
 
@@ -159,9 +160,9 @@ def judge(
     """One look at a candidate scaled by ``gamma`` (one of ``policy.gammas``, the largest first).
 
     Every question in ``expected`` needs a comparison; a missing, double, not finite or too small one is a failure, and
-    so is an empty list: what was not measured does not pass. A candidate that fails is sent back at the next γ, after
-    the last one it is rejected; what rescaling cannot mend (nothing measurable, nothing changed, a harm so large that
-    even the smallest γ would leave more than the margin of it) is rejected at once.
+    so is an empty list or one without a gain: what was not measured does not pass. A candidate that fails is sent back
+    at the next γ, after the last one it is rejected; what rescaling cannot mend (nothing measurable, nothing changed, a
+    harm so large that even the smallest γ would leave more than the margin of it) is rejected at once.
     """
     # 1. Is this golden set still good for a look?
     first = gamma == policy.gammas[0]
@@ -171,6 +172,8 @@ def judge(
 
     # 2. Answer every question.
     failed = examine(policy, comparisons, expected)
+    if expected and not any(q.kind == "gain" for q in expected):
+        failed = (Failure("gain", (), None, None, 0.0, NO_GAIN), *failed)
     if not failed:
         return state, Verdict("accept", gamma, (), _accept_sentence(expected, gamma))
 
