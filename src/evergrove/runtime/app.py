@@ -60,6 +60,7 @@ class LocalDevice:
         self._connect = connect
         self._make_studio = studio
         self._studio: Studio | None = None
+        self._problem: str | None = None  # of a version, not yet reported
         self._lock = threading.Lock()
         self._opening = threading.Lock()
         self._line: Line = connect()
@@ -296,7 +297,9 @@ class LocalDevice:
         spoken_s = clock.elapsed_s()
         while not self._closed.wait(self.config.generate.poll_s):
             assert self._studio is not None
-            self._refresh(self._studio)
+            # What cannot go live now (a call that holds the former version, say) is tried again at the next look.
+            with contextlib.suppress(EvergroveError):
+                self._refresh(self._studio)
             if clock.elapsed_s() - spoken_s > self.config.agent.linger_s / 3:
                 spoken_s = clock.elapsed_s()
                 try:
@@ -305,13 +308,14 @@ class LocalDevice:
                     continue  # generation goes on without an agent; the next request starts one or says why not
 
     def _refresh(self, studio: Studio) -> None:
-        problem = studio.refresh()
-        if problem is not None:
-            adapter, _, reason = problem.partition(": ")
+        self._problem = studio.refresh() or self._problem
+        if self._problem is not None:
+            adapter, _, reason = self._problem.partition(": ")
             try:
                 self._line.ask(msg.ReportFailure(adapter, reason), self.config.agent.reply_timeout_s)
             except Unreachable:
-                return  # the studio serves the last good version meanwhile and will report again
+                return  # the studio serves the last good version meanwhile, and says what is wrong only once
+            self._problem = None
 
 
 def _check(steps: int | None, guidance: float | None) -> None:
