@@ -139,6 +139,20 @@ def test_one_pixel_and_blank_pictures_are_refused(make_device: Make) -> None:
         assert fault.value.reason == reason
 
 
+def test_a_device_comes_to_know_only_so_many_new_values(make_device: Make) -> None:
+    """Whoever sends a time or a name as an emotion must not grow the network for ever; known values go on."""
+    device = make_device(flags={"novelty.new_values_max": "2"})
+    factor = device.vocabulary.factors[0]
+    pictures = strange_pictures(4)
+    for picture, value in zip(pictures, ("a", "b"), strict=False):
+        assert device.observe(picture, {factor.name: value}).new_values == (f"{factor.name}={value}",)
+    with pytest.raises(InvalidMedia, match="new_values_max") as fault:
+        device.observe(pictures[2], {factor.name: "c"})
+    assert fault.value.reason == "too many conditions"
+    assert device.vocabulary.factors[0].values == (*factor.values, "a", "b")
+    assert device.observe(pictures[3], {factor.name: "a"}).kept
+
+
 def test_unknown_words_are_refused_with_the_nearest_known_one(make_device: Make) -> None:
     """An unknown value for ``generate``, an unknown factor for ``observe``, an empty condition."""
     device = make_device()

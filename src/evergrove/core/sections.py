@@ -43,6 +43,8 @@ class Novelty(Section, frozen=True):
     """Of a new condition every n-th kept observation goes to the device's own golden set."""
     golden_capacity: int = 12
     """Items of one new condition in the device's own golden set."""
+    new_values_max: Count = 256
+    """Values beside the release's that the device may come to know, of all factors together; one more is refused."""
 
 
 class Replay(Section, frozen=True):

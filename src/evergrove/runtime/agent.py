@@ -210,6 +210,14 @@ class Agent:
             raise
         vocabulary = self._vocabulary.extend(_checked(condition))
         added = vocabulary.added(self._vocabulary)
+        n_max = self._config.novelty.new_values_max
+        if added and len(vocabulary.added(self._release.manifest.vocabulary)) > n_max:
+            self.feed(ev.ObservationRefused(len(media), "too many conditions"))
+            raise InvalidMedia(
+                "too many conditions",
+                f"the device has met {n_max} new values and takes no more (novelty.new_values_max): each becomes a row "
+                "of its network for good. A value names a kind of picture; is this one a name, a number or a time?",
+            )
         if added:
             self._vault.save_names(vocabulary)
             self._vocabulary = self._teller.vocabulary = vocabulary
