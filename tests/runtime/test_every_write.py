@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from evergrove import bootstrap
-from evergrove.adapters.files import Files
+from evergrove.adapters.files import DiskFull, Files
 from evergrove.adapters.versions import Versions
 from evergrove.bench import kills
 from evergrove.bench.kills_acts import confirm, learn, make, meet_new, roll_back
@@ -53,6 +55,32 @@ def test_every_change_of_the_disk_is_announced(tmp_path: Path) -> None:
     *unannounced, heard = said.stdout.splitlines()
     assert unannounced == []
     assert int(heard.removeprefix("heard ")) > 100
+
+
+def test_pictures_that_a_full_disk_turns_away_are_let_go_of(tmp_path: Path) -> None:
+    """An app shows more and more while the log has no room: none is kept in the agent's memory for it."""
+    room = [True]
+
+    def at(step: str, path: Path) -> None:
+        if not room[0] and (step, path.name) == ("append", "log.sqlite"):
+            raise DiskFull("no room left on the disk")
+
+    async def show() -> None:
+        life = Life(tmp_path / "device", Setting(), Files(at), Told())
+        life.make()
+        life.boot()
+        keeper = life.agent._keeper
+        room[0] = False
+        for picture in range(5):
+            with pytest.raises(DiskFull):
+                life.observe(picture, "strange")
+        assert keeper.n_arriving == 0
+        room[0] = True
+        life.observe(0, "strange")
+        assert life.driver.state.n_observed == 1
+        await life.stop()
+
+    asyncio.run(show())
 
 
 def lived(home: Path) -> Told:

@@ -225,7 +225,11 @@ class Agent:
         code = vocabulary.encode(condition)
         png = images.encode_png(pixels)
         record, facts = self._keeper.receive(png, pixels, dict(condition), code, self._now_s())
-        logged = self.feed(ev.ObservationMeasured(record, code, len(png), facts))
+        try:
+            logged = self.feed(ev.ObservationMeasured(record, code, len(png), facts))
+        except EvergroveError:
+            self._keeper.drop(record)  # a full disk, say: nobody will ask for it again, and apps go on showing more
+            raise
         names = tuple(f"{self._vocabulary.names[f]}={self._vocabulary.factors[f].values[n - 1]}" for f, n in added)
         for fact in logged:
             match fact:

@@ -61,6 +61,11 @@ class Keeper:
         self._add(record.id, record.code, record.sha256, record.phash, record.feature)
         return ev.ObservationKept(record.id, record.code, record.split, reason)
 
+    @property
+    def n_arriving(self) -> int:
+        """Observations that wait for a decision, and are held in memory meanwhile."""
+        return len(self._arriving)
+
     def drop(self, observation: str) -> None:
         """Forgets what was not chosen."""
         self._arriving.pop(observation, None)
