@@ -13,6 +13,7 @@ from evergrove.core.errors import UsageError
 from evergrove.core.measures import Comparison
 from evergrove.learn.adapter import blank_adapter, fuse
 from evergrove.learn.evaluate import (
+    CACHED_MAX,
     Golden,
     Network,
     Probe,
@@ -165,6 +166,24 @@ def test_values_are_cached_by_what_they_depend_on(world: World, tmp_path: Path) 
     for path in tmp_path.iterdir():
         path.write_bytes(b"damaged")
     assert measure(roles, golden, own, LEARNT, shallow, cache=tmp_path) == first
+
+
+def test_the_cache_stays_bounded_and_keeps_what_is_asked_for(world: World, tmp_path: Path) -> None:
+    """Months of candidates: each leaves its values, the oldest go, and those of what serves are read every time."""
+    golden, own = sets(world)
+    asked = Counted(release(world).module)
+    shallow = Probe(draws_max=1)
+
+    def look(candidate: str) -> None:
+        roles = Roles(Network(release(world).module, candidate), Network(asked, "one"), Network(asked, "one"))
+        measure(roles, golden, own, LEARNT, shallow, cache=tmp_path)
+
+    look("first")
+    n = asked.n
+    for i in range(40):
+        look(f"candidate {i}")
+    assert len(list(tmp_path.glob("*.npz"))) == CACHED_MAX < 2 * 40
+    assert asked.n == n
 
 
 def test_few_items_are_looked_at_more_often(world: World) -> None:

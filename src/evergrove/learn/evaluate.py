@@ -8,6 +8,7 @@ what differs between two networks is the networks. Values per item may be cached
 import hashlib
 import io
 import math
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ from evergrove.learn.trainer import write_durably
 
 Values = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[np.generic]]
+CACHED_MAX = 64
+"""Files of values in a device's cache; one measurement reads or writes up to ten."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ def measure(
                 kinds = (*kinds, "gain")
             for kind in kinds:
                 comparisons.append(compared(kind, condition, candidate.loss[rows], incumbent.loss[rows], scale))
+    look.prune()
     return tuple(comparisons)
 
 
@@ -268,6 +272,14 @@ class _Look:
 
         return self._cached("teacher", teacher.name, golden, probe, compute)["outputs"].astype(np.float16)
 
+    def prune(self) -> None:
+        """Deletes what has not been asked for lately: every candidate, and every new golden item, adds to the cache."""
+        if self._cache is None or not self._cache.is_dir():
+            return
+        files = sorted(self._cache.glob("*.npz"), key=lambda path: path.stat().st_mtime_ns)
+        for path in files[:-CACHED_MAX]:
+            path.unlink(missing_ok=True)
+
     def _cached(
         self, kind: str, key: str | None, golden: Golden, probe: Probe, compute: Callable[[], Arrays]
     ) -> Arrays:
@@ -277,6 +289,7 @@ class _Look:
         digest.update(golden.samples.images.tobytes() + golden.samples.codes.tobytes())
         path = self._cache / f"{digest.hexdigest()}.npz"
         try:
+            os.utime(path)  # asked for now: what was asked for last stays longest
             with np.load(path, allow_pickle=False) as file:
                 return dict(file)
         except (OSError, ValueError, zipfile.BadZipFile):
