@@ -69,7 +69,7 @@ def test_faults_are_one_line_and_change_nothing(
     assert "metadata.csv" in capsys.readouterr().err
     assert not out.exists()
     assert run(["base", "show", str(out)]) == 1
-    assert "manifest" in capsys.readouterr().err
+    assert "neither a release folder nor a packaged name" in capsys.readouterr().err
     assert run(["base", "train", str(out), "--data", str(folder), "--steps", "1", "--threads", "1"]) == 0
     before = (out / "manifest.json").read_bytes()
     (folder / "metadata.csv").write_text("file_name,digit\n0.png,1\n1.png,2\n2.png,2\n")

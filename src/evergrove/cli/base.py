@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Make a base and its A, and look at them.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Argument(help="The release folder.", metavar="FOLDER")]
+Made = Annotated[str, typer.Argument(help="A release folder, or a packaged one: avatars, tiny.", metavar="RELEASE")]
 Preset = Annotated[str, typer.Option(help="What to draw, where no --data is given: avatars or tiny.")]
 Data = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Pictures with a metadata.csv or metadata.jsonl that labels them.")
@@ -169,20 +170,21 @@ def adapt_basis(
 
 
 @app.command("show")
-def show_base(folder: Out, as_json: AsJson = False) -> None:
+def show_base(place: Made, as_json: AsJson = False) -> None:
     """What a release consists of: its conditions, files and settings, and how fast it is.
 
-    Example: evergrove base show digits-base
+    Example: evergrove base show avatars
     """
     _use_threads(1)
+    from evergrove.adapters.release import open_release
     from evergrove.cli import release
 
-    release.describe(folder, as_json, timed=True)
+    release.describe(open_release(place).folder, as_json, timed=True)
 
 
 @app.command("sheet")
 def sheet(
-    folder: Out,
+    place: Made,
     out: Annotated[Path, typer.Option("--out", "-o", help="The PNG file to write.")] = Path("sheet.png"),
     columns: Annotated[int, typer.Option(min=1, max=40, help="Pictures of every value.")] = 10,
     steps: Annotated[int | None, typer.Option(min=1, max=32, help="Steps of the sampler.")] = None,
@@ -196,9 +198,10 @@ def sheet(
     Example: evergrove base sheet digits-base --out sheet.png
     """
     _use_threads(threads)
+    from evergrove.adapters.release import open_release
     from evergrove.cli import release
 
-    release.sheet(folder, out, columns, steps, teacher, seed, as_json)
+    release.sheet(open_release(place).folder, out, columns, steps, teacher, seed, as_json)
 
 
 def _train_one(
