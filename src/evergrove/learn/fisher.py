@@ -126,9 +126,9 @@ def _own_b(layers: Mapping[str, AdaptedLinear], n: int) -> Iterator[list[Tensor]
     """Gives every sample of a batch a B of its own for one pass."""
     copies = [layer.b.detach().expand(n, -1, -1).clone().requires_grad_() for layer in layers.values()]
     for layer, b in zip(layers.values(), copies, strict=True):
-        layer.b_per_sample = b
+        layer.b_per_group = b
     try:
         yield copies
     finally:
         for layer in layers.values():
-            layer.b_per_sample = None
+            layer.b_per_group = None

@@ -13,8 +13,8 @@ from torch.nn import functional
 class AdaptedLinear(nn.Module):
     """y = x·Wᵀ + bias + s·(x·Aᵀ)·Bᵀ with W and bias frozen and shared.
 
-    ``b_per_sample`` (N, out, r) may stand in for ``b``: then every sample has a B of its own, which gives per-sample
-    gradients in one backward pass, or trains many devices at once.
+    ``b_per_group`` (G, out, r) may stand in for ``b``: then each of G equal runs of consecutive samples has a B of its
+    own, which gives per-sample gradients in one backward pass (G = N), or trains many devices at once.
     """
 
     def __init__(self, base: nn.Linear, a: Tensor, b: Tensor, scale: float, train_a: bool) -> None:
@@ -28,18 +28,18 @@ class AdaptedLinear(nn.Module):
         else:
             self.register_buffer("a", a)
         self.b = nn.Parameter(b)
-        self.b_per_sample: Tensor | None = None
+        self.b_per_group: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, …, in) → (N, …, out)."""
-        if self.b_per_sample is None and not self.a.requires_grad:
+        if self.b_per_group is None and not self.a.requires_grad:
             return cast(Tensor, _Fused.apply(x, self.weight, self.bias, self.a, self.b, self.scale))  # type: ignore[no-untyped-call]
         low = functional.linear(x, self.a)
-        if self.b_per_sample is None:
+        if self.b_per_group is None:
             high = functional.linear(low, self.b)
         else:
-            flat = low.reshape(len(x), -1, low.shape[-1])
-            high = torch.bmm(flat, self.b_per_sample.transpose(1, 2)).reshape(*x.shape[:-1], -1)
+            flat = low.reshape(len(self.b_per_group), -1, low.shape[-1])
+            high = torch.bmm(flat, self.b_per_group.transpose(1, 2)).reshape(*x.shape[:-1], -1)
         return torch.add(functional.linear(x, self.weight, self.bias), high, alpha=self.scale)
 
 
@@ -67,18 +67,27 @@ class _Fused(torch.autograd.Function):
 
 
 class GrownTable(nn.Module):
-    """An embedding table whose old rows are frozen and whose new ones are start row + ``rows`` (k, width)."""
+    """An embedding table whose old rows are frozen and whose new ones are start row + ``rows`` (k, width).
+
+    ``rows_per_group`` (G, k, width) may stand in for ``rows``, as ``AdaptedLinear.b_per_group`` does for B.
+    """
 
     def __init__(self, weight: Tensor, rows: Tensor) -> None:
         super().__init__()
         self.register_buffer("weight", weight.detach())
         self.register_buffer("start", start_row(weight.detach()))
         self.rows = nn.Parameter(rows.clone())
+        self.rows_per_group: Tensor | None = None
 
     def forward(self, index: Tensor) -> Tensor:
-        """int64 (…) → (…, width)."""
-        rows = cast(Tensor, self.start) + self.rows
-        return functional.embedding(index, torch.cat((cast(Tensor, self.weight), rows)))
+        """int64 (N,) → (N, width)."""
+        weight, start = cast(Tensor, self.weight), cast(Tensor, self.start)
+        if self.rows_per_group is None:
+            return functional.embedding(index, torch.cat((weight, start + self.rows)))
+        n_groups = len(self.rows_per_group)
+        tables = torch.cat((weight.expand(n_groups, -1, -1), start + self.rows_per_group), dim=1)
+        first = torch.arange(n_groups).repeat_interleave(len(index) // n_groups) * tables.shape[1]
+        return functional.embedding(index + first, tables.flatten(0, 1))
 
 
 def start_row(table: Tensor) -> Tensor:

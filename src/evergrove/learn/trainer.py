@@ -94,14 +94,14 @@ def _train(task: Task, folder: Path, hooks: Hooks) -> Outcome:
     # 1. What is trained, and what is remembered of the old (made once, kept for a resumption).
     learner = task.strategy.init(task)
     memory = _memory(task, folder, name, write)
-    optimiser = torch.optim.AdamW(list(learner.parameters.values()), lr=_lr(task, 0), weight_decay=0.0)
+    optimiser = torch.optim.AdamW(list(learner.parameters.values()), lr=learning_rate(task, 0), weight_decay=0.0)
     # 2. Go on where the last checkpoint was.
     losses = _resume(folder / CHECKPOINT, name, learner, optimiser)
     first = len(losses)
     # 3. Step by step.
     for step in range(first, task.recipe.steps):
         for group in optimiser.param_groups:
-            group["lr"] = _lr(task, step)
+            group["lr"] = learning_rate(task, step)
         loss = _step(task, memory, learner, optimiser, step, hooks)
         if loss is None:
             _checkpoint(folder / CHECKPOINT, name, learner, optimiser, losses, write)
@@ -145,13 +145,13 @@ def _step(
     if not (torch.isfinite(norm) and math.isfinite(loss)):
         raise EvergroveError(
             f"training diverged at step {step + 1} (loss {loss}); no candidate was made."
-            f" Lower the learning rate (now {_lr(task, step):.2g}) or check the observations, then learn again"
+            f" Lower the learning rate (now {learning_rate(task, step):.2g}) or check the observations, and learn again"
         )
     optimiser.step()
     return loss
 
 
-def _lr(task: Task, step: int) -> float:
+def learning_rate(task: Task, step: int) -> float:
     """Linear warm-up, then flat, then linear decay over the second half."""
     recipe = task.recipe
     peak = task.strategy.lr if recipe.lr is None else recipe.lr
