@@ -1,7 +1,8 @@
 """Runs every bash and python block of a README, in order, in a scratch folder: ``tools/readme_blocks.py README.md``.
 
-What a reader would paste must work. Blocks share the folder and the home directory (both empty at first) and nothing
-else. A block that cannot run here carries ``<!-- no-run: reason -->`` on the line before it; its reason is listed.
+What a reader would paste must work, and what is linked or shown from beside the page must be there. Blocks share the
+folder and the home directory (both empty at first) and nothing else. A block that cannot run here carries
+``<!-- no-run: reason -->`` on the line before it; its reason is listed.
 """
 
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 TIMEOUT_S = 900
 LANGUAGES = ("bash", "python")
 FENCE = re.compile(r"^( *)```([\w-]*)[^\n]*\n(.*?)^\1``` *$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 NO_RUN = re.compile(r"<!--\s*no-run:\s*((?:(?!-->).)*?)\s*-->\s*\Z", re.DOTALL)
 
 
@@ -41,6 +43,11 @@ def blocks(text: str) -> list[Block]:
             body = re.sub(f"^{indent}", "", body, flags=re.MULTILINE)
             found.append(Block(before.count("\n") + 1, language, body, reason.group(1) if reason else None))
     return found
+
+
+def missing(text: str, folder: Path) -> list[str]:
+    """The files that a Markdown text in ``folder`` links to or shows, and that are not there."""
+    return [name for name in LINK.findall(text) if not (folder / name).exists()]
 
 
 def run(block: Block, folder: Path) -> tuple[int, str]:
@@ -75,7 +82,11 @@ def run(block: Block, folder: Path) -> tuple[int, str]:
 def main(arguments: list[str]) -> int:
     """0 when every block that is to run does; stops at the first that fails, because later ones build on it."""
     path = Path(arguments[0] if arguments else "README.md")
-    found = blocks(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    if gone := missing(text, path.parent):
+        print(f"{path} links to what is not there: {', '.join(gone)}", file=sys.stderr)
+        return 1
+    found = blocks(text)
     folder = Path(tempfile.mkdtemp(prefix="readme-"))
     try:
         for block in found:

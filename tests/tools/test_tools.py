@@ -92,6 +92,17 @@ def test_a_failing_block_fails_and_stops(tmp_path: Path, capsys: pytest.CaptureF
     assert "ok" not in said.out
 
 
+def test_a_picture_that_is_not_there_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Links to the web and within the page are none of its business; files beside it are."""
+    readme = tool("readme_blocks")
+    page, picture = tmp_path / "README.md", tmp_path / "faces.png"
+    page.write_text("![faces](faces.png) [web](https://example.org/x) [below](#below)\n", encoding="utf-8")
+    assert readme.main([str(page)]) == 1
+    assert "faces.png" in capsys.readouterr().err
+    picture.touch()
+    assert readme.main([str(page)]) == 0
+
+
 def test_metrics_are_judged_by_fixed_bars(tmp_path: Path) -> None:
     """Good ones pass; every single bar can fail; a missing number is a failure."""
     check = tool("check_metrics")
