@@ -96,6 +96,14 @@ def test_told_wrongly_changes_the_judged_factor_and_nothing_else(world: World) -
     assert wrong.samples.images is golden.samples.images
 
 
+def test_a_factor_of_one_value_has_no_other_to_be_told(world: World) -> None:
+    """A base of one kind of picture (kind=cat, in any colour) has no row for a second kind: it is left open."""
+    codes = np.array([[1, 2], [1, 3]], np.int16)
+    golden = Golden(Samples(world.golden.images[:2], codes), ((1, 0),), 11, sizes=(1, 3))
+    assert told_wrongly(golden).samples.codes.tolist() == [[0, 2], [0, 3]]
+    assert told_wrongly(replace(golden, sizes=(2, 3))).samples.codes.tolist() == [[2, 2], [2, 3]]
+
+
 def test_a_no_op_is_exactly_no_change(world: World) -> None:
     """The release as its own candidate: every difference is 0 to the bit."""
     golden, own = sets(world)

@@ -86,11 +86,15 @@ class Roles:
 
 @dataclass(frozen=True)
 class Golden:
-    """Golden items, and the conditions (masked codes) that are asked about. ``seed`` comes from the set's hash."""
+    """Golden items, and the conditions (masked codes) that are asked about. ``seed`` comes from the set's hash.
+
+    ``sizes``: how many values each factor has, where a factor may have only one.
+    """
 
     samples: Samples
     conditions: tuple[Code, ...]
     seed: int
+    sizes: Code = ()
 
 
 @dataclass(frozen=True)
@@ -159,13 +163,18 @@ def measure(
 
 
 def told_wrongly(golden: Golden) -> Golden:
-    """The same items, each under another condition: the judged factor takes its first value, or its second."""
+    """The same items, each under another condition: the judged factor takes its first value, or its second.
+
+    Where it has no second one it is left open, which is as little as can be known of it.
+    """
     codes = golden.samples.codes.copy()
     for condition in golden.conditions:
         factor = next((f for f, value in enumerate(condition) if value), None)
         if factor is not None:
-            codes[rows_of(golden.samples.codes, condition), factor] = 2 if condition[factor] == 1 else 1
-    return Golden(Samples(golden.samples.images, codes), golden.conditions, golden.seed)
+            other = 2 if condition[factor] == 1 else 1
+            lone = bool(golden.sizes) and other > golden.sizes[factor]
+            codes[rows_of(golden.samples.codes, condition), factor] = 0 if lone else other
+    return replace(golden, samples=Samples(golden.samples.images, codes))
 
 
 def worth(right: Values, wrong: Values) -> float:

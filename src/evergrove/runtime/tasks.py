@@ -120,14 +120,13 @@ def measure(job: Measure, folder: Path, pace: Pace) -> Measured:
     )
     known = manifest.vocabulary.sizes
     golden = assembly.pack_of(bench.release, manifest.golden.name)
-    own_records = list(bench.vault.all("golden"))
-    own = _samples(own_records, bench)
+    own, seed = _samples(list(bench.vault.all("golden")), bench), _seed(manifest.golden.sha256)
     # 3. Statistics per condition; values per item stay in the device's cache.
     with asking(pace.within):
         comparisons = evaluate.measure(
             roles,
-            evaluate.Golden(golden, _groups(golden.codes, known), _seed(manifest.golden.sha256)),
-            evaluate.Golden(own, _groups(own.codes, known), _seed(manifest.golden.sha256)),
+            evaluate.Golden(golden, _groups(golden.codes, known), seed, vocabulary.sizes),
+            evaluate.Golden(own, _groups(own.codes, known), seed, vocabulary.sizes),
             job.learnt,
             cache=Path(job.device) / "cache",
             before_batch=lambda: _go_on(pace),
