@@ -1,6 +1,8 @@
 """Configuration: precedence, and errors that name the key, the place and the nearest right one."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evergrove.core import config
 from evergrove.core.errors import ConfigError
@@ -38,6 +40,11 @@ def test_flag_beats_environment_beats_file_beats_default() -> None:
         ("[telemetry]\nmetered = 'maybe'", "telemetry.metered = 'maybe', must be auto, yes or no"),
         ("[telemetry]\nroot = 'sys'", "telemetry.root = 'sys', must be a path from / on"),
         ("[gate]\nalpha = 1.5", "gate.alpha = 1.5, must be between 0 and 1"),
+        ("[probation]\nerrors_max = -1", "probation.errors_max = -1, must be 0 or more"),
+        ("[shield]\ntrip_c_default = nan", "shield.trip_c_default = nan, must be 0 or more"),
+        ("[generate]\npoll_s = 0", "generate.poll_s = 0.0, must be greater than 0"),
+        ("seed = -1", "seed = -1, must be between 0 and"),
+        ("[novelty]\ngolden_capacity = 3", "gate.items_min = 4 golden items of a condition: nothing could"),
     ],
 )
 def test_a_wrong_file_is_refused_in_words(text: str, words: str) -> None:
@@ -62,6 +69,13 @@ def test_a_wrong_variable_or_flag_is_refused_by_its_name(
     """The message names the variable or the flag, not a file."""
     with pytest.raises(ConfigError, match=words):
         config.load("", env, flags)
+
+
+@given(url=st.text())
+def test_any_words_come_back_from_what_is_written_out(url: str) -> None:
+    """Quotes, backslashes and control characters: what `--set` wrote into a device must be read at its next start."""
+    said = config.Config(fog=config.Fog(assist_url=url))
+    assert config.load(config.dump(said)) == said
 
 
 def test_booleans_are_read_as_people_write_them() -> None:

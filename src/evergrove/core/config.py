@@ -4,6 +4,7 @@ Order of precedence: flag > environment (``EVERGROVE_LEARN__STEPS=300``) > file 
 ``core/sections``.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
@@ -13,6 +14,7 @@ import msgspec
 from evergrove.core.conditions import nearest
 from evergrove.core.errors import ConfigError
 from evergrove.core.sections import (
+    NATURAL,
     Agent,
     Fog,
     Gate,
@@ -80,6 +82,8 @@ class Config(Section, frozen=True):
 
 
 ENV_PREFIX = "EVERGROVE_"
+SEED_MAX = 2**63 - 1
+"""The largest integer that TOML must carry."""
 
 
 def load(
@@ -126,7 +130,8 @@ def dump(config: Config) -> str:
 def _toml(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    # A basic string of TOML has JSON's escapes, all that JSON writes among them; TOML forbids a bare DEL besides.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if isinstance(value, str) else str(value)
 
 
 def check_keys(tree: Mapping[str, Any], kind: type[Section], where: str, path: tuple[str, ...] = ()) -> None:
@@ -179,9 +184,18 @@ def _check_ranges(config: Config, where: str) -> None:
         if isinstance(section, Section):
             for key, kind in get_type_hints(type(section), include_extras=True).items():
                 value = getattr(section, key)
-                for allowed in getattr(kind, "__metadata__", ()):
-                    if isinstance(allowed, Range) and not allowed.holds(value):
-                        raise ConfigError(f"{where}: {section_name}.{key} = {value}, must be {allowed.words}")
+                if isinstance(value, bool | str):
+                    continue
+                allowed = next((said for said in getattr(kind, "__metadata__", ()) if isinstance(said, Range)), NATURAL)
+                if not allowed.holds(value):
+                    raise ConfigError(f"{where}: {section_name}.{key} = {value}, must be {allowed.words}")
+    if not 0 <= config.seed <= SEED_MAX:
+        raise ConfigError(f"{where}: seed = {config.seed}, must be between 0 and {SEED_MAX}")
+    if config.novelty.golden_capacity < config.gate.items_min:
+        raise ConfigError(
+            f"{where}: novelty.golden_capacity = {config.novelty.golden_capacity}, but the gate judges by "
+            f"gate.items_min = {config.gate.items_min} golden items of a condition: nothing could ever be learnt"
+        )
     if config.telemetry.metered not in ("auto", "yes", "no"):
         raise ConfigError(f"{where}: telemetry.metered = {config.telemetry.metered!r}, must be auto, yes or no")
     if not config.telemetry.root.startswith("/"):

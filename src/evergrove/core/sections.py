@@ -20,6 +20,8 @@ class Range:
         return (value > self.low if self.above else value >= self.low) and value <= self.high
 
 
+NATURAL = Range("0 or more")
+"""What every number must be whose type says nothing else: none of them may be negative, or no number at all."""
 ABOVE_ZERO = Range("greater than 0", above=True)
 Count = Annotated[int, ABOVE_ZERO]
 Positive = Annotated[float, ABOVE_ZERO]
@@ -41,7 +43,7 @@ class Novelty(Section, frozen=True):
     """Below this multiple of the measured re-encoding distance, a picture is a near duplicate."""
     golden_every: Count = 5
     """Of a new condition every n-th kept observation goes to the device's own golden set."""
-    golden_capacity: int = 12
+    golden_capacity: Count = 12
     """Items of one new condition in the device's own golden set."""
     new_values_max: Count = 256
     """Values beside the release's that the device may come to know, of all factors together; one more is refused."""
@@ -98,7 +100,7 @@ class Gate(Section, frozen=True):
     """Golden items of a condition that can be judged; what the device learns waits until it has so many of its own."""
     alpha: Share = 0.05
     looks_max: Count = 200
-    recheck_every_s: float = 86_400.0
+    recheck_every_s: Positive = 86_400.0
 
 
 class Probation(Section, frozen=True):
@@ -131,7 +133,7 @@ class Generate(Section, frozen=True):
     """Local inference."""
 
     threads: Count = 1
-    poll_s: float = 0.2
+    poll_s: Positive = 0.2
     """How often an app looks for a newly promoted version; never on the path of ``generate``."""
 
 
@@ -146,7 +148,7 @@ class Agent(Section, frozen=True):
     snapshot_every: Count = 500
     requests_max: int = 256
     """Requests that may wait at once; more are refused."""
-    reply_timeout_s: float = 30.0
+    reply_timeout_s: Positive = 30.0
 
 
 class Shield(Section, frozen=True):
