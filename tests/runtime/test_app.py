@@ -11,7 +11,7 @@ import pytest
 from evergrove.core import messages as msg
 from evergrove.core.conditions import Condition, Factor, Vocabulary
 from evergrove.core.config import Config, Generate
-from evergrove.core.errors import EvergroveError, Unreachable
+from evergrove.core.errors import EvergroveError, Unreachable, UsageError
 from evergrove.runtime.app import LocalDevice
 
 WAIT_S = 20.0
@@ -97,3 +97,15 @@ def test_a_report_that_nobody_heard_is_made_again(open_with: Callable[[Agent, St
     before = studio.looks
     wait_for(lambda: studio.looks >= before + 3)
     assert agent.reports == [msg.ReportFailure("c1", "not finite")]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**30])
+def test_a_seed_that_no_generator_takes_is_refused(
+    open_with: Callable[[Agent, Studio], LocalDevice], seed: int
+) -> None:
+    """One clear error from ``generate`` and ``stream``, not torch's own."""
+    device = open_with(Agent(), Studio())
+    with pytest.raises(UsageError, match="seed = "):
+        device.generate({"emotion": "happy"}, seed=seed)
+    with pytest.raises(UsageError, match="seed = "):
+        device.stream({"emotion": "happy"}, seed=seed)

@@ -26,6 +26,8 @@ from evergrove.runtime.stream import Stream
 
 JOB_POLL_S = 0.1
 ATTEMPTS_MAX = 3
+SEED_MAX = 2**63 - 1
+"""A stream's frames count on from its seed, and torch takes no more than 64 bits."""
 
 
 class Line(Protocol):
@@ -81,9 +83,9 @@ class LocalDevice:
         Factors that ``condition`` leaves open are drawn from the seed; the picture's own ``condition`` names them all.
 
         ``steps`` 1-32 and ``guidance`` (1.0 is none) default to what the release was measured at. Raises
-        ``UnknownCondition``, which names the nearest known value, and ``UsageError`` for settings out of range.
+        ``UnknownCondition``, which names the nearest known value, and ``UsageError`` for seed or settings out of range.
         """
-        _check(steps, guidance)
+        _check(seed, steps, guidance)
         studio = self._studio or self._open_studio()
         seed = next(self._seeds) if seed is None else seed
         if self._frames is None:
@@ -110,7 +112,7 @@ class LocalDevice:
         A new version goes live between two frames. Close the stream, or leave its ``with`` block, when you are done.
         Raises what ``generate`` raises, and ``UsageError`` for an impossible rate.
         """
-        _check(steps, guidance)
+        _check(seed, steps, guidance)
         studio = self._studio or self._open_studio()
         first = next(self._seeds) if seed is None else seed
 
@@ -318,7 +320,9 @@ class LocalDevice:
             self._problem = None
 
 
-def _check(steps: int | None, guidance: float | None) -> None:
+def _check(seed: int | None, steps: int | None, guidance: float | None) -> None:
+    if seed is not None and not 0 <= seed <= SEED_MAX:
+        raise UsageError(f"seed = {seed}; it must be between 0 and {SEED_MAX}")
     if steps is not None and not 1 <= steps <= 32:
         raise UsageError(f"steps = {steps}; a sampler takes 1 to 32 steps")
     if guidance is not None and not 0 <= guidance <= 20:
