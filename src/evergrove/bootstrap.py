@@ -105,6 +105,8 @@ def make_device(root: Path, place: str | Path, config_text: str, files: Files | 
     release = open_release(place)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UsageError(f"{root}: not an empty folder; choose another one for the new device")
+    if root.exists() and Path.cwd().samefile(root):  # a new folder takes its place: who stands in the old one is lost
+        raise UsageError(f"{root} is the folder that you are in; `cd ..`, then `evergrove init {root.name}`")
     packaged = isinstance(place, str) and release.folder.name == place
     identity = Identity(secrets.token_hex(16), str(place) if packaged else str(release.folder), release.manifest_hash)
     _sweep_unfinished(root, files)

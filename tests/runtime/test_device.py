@@ -209,6 +209,15 @@ def test_a_device_is_made_only_in_an_empty_folder_and_from_a_release_that_exists
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full"]
 
 
+def test_a_device_is_not_made_where_somebody_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`evergrove init .` made a device, failed on the folder that it had replaced, and left the shell in a dead one."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UsageError, match=r"`cd \.\.`, then `evergrove init here`"):
+        Device.create(".", "tiny")
+    assert list(Path.cwd().iterdir()) == []
+
+
 def test_a_damaged_log_is_an_error_that_names_it(make_device: Make) -> None:
     """The agent does not start on a log whose chain is broken; the app is told why."""
     device = make_device()
