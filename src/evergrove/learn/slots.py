@@ -80,10 +80,12 @@ class LiveModel:
                 raise EvergroveError(f"a call has used the former version for over {wait_s} s; end it, then try again")
             time.sleep(_POLL_S)
         gaps_end_s = time.monotonic() + _GAPS_S
-        fuse_into(self._slots[idle], self._model, self._basis, adapter, lambda: self._await_gap(gaps_end_s))
+        fuse_into(self._slots[idle], self._model, self._basis, adapter, lambda: self.await_gap(gaps_end_s))
         self._staged = Live(self._slots[idle], adapter.vocabulary if adapter else self._vocabulary, version, idle)
 
-    def _await_gap(self, end_s: float) -> None:
+    def await_gap(self, end_s: float | None = None) -> None:
+        """Waits for a moment in which no call is under way, until ``end_s`` at most (monotonic; None: a while)."""
+        end_s = time.monotonic() + _GAPS_S if end_s is None else end_s
         while any(self._readers) and time.monotonic() < end_s:
             time.sleep(_POLL_S)
 

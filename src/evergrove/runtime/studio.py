@@ -92,6 +92,7 @@ class LocalStudio:
     def _put(self, sha256: str | None, data: bytes | None) -> None:
         if (self._live.current.version or None) == sha256:
             return
+        self._live.await_gap()
         adapter = None if data is None else adapter_of_bytes(data, f"version {(sha256 or '')[:12]}")
         self._live.stage(adapter, sha256 or "")
         self._live.swap()
