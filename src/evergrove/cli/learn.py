@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES = {"accepted": 0, "passed": 0, "started": 0, "rejected": 5, "alarm": 5}
 """By verdict; all others (refused, failed, deferred) are failures (1)."""
-STAGES = {"wait": "waiting for its place (`evergrove status` says why)", "train": "training", "measure": "measuring"}
+STAGES = {"wait": "waiting for its place", "train": "training", "measure": "measuring"}
 
 
 def learn(
