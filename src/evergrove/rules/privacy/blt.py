@@ -2,8 +2,8 @@
 
 C is lower triangular with coefficients c_0 = 1 and c_i = Σ_j ω_j θ_j^(i−1). A fog releases x_t + σ·(C⁻¹z)_t, so that
 the noise of later rounds takes back a part of earlier ones and the *running sum* of what was released stays close to
-the truth. The privacy is that of one Gaussian query with sensitivity ‖C·Δx‖. McMahan, Xu & Zhang 2024 (arXiv 2408.08868).
-The inverse is a BLT too (McMahan & Pillutla 2025, arXiv 2504.21413), here by a symmetric eigenproblem.
+the truth. The privacy is that of one Gaussian query with sensitivity ‖C·Δx‖ (McMahan, Xu & Zhang 2024, arXiv
+2408.08868). The inverse is a BLT too (McMahan & Pillutla 2025, arXiv 2504.21413), here by a symmetric eigenproblem.
 """
 
 import math
@@ -32,6 +32,9 @@ class Blt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     omega: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        # Floats whoever wrote them: 1 and 1.0 must not give two digests of one plan.
+        msgspec.structs.force_setattr(self, "theta", tuple(map(float, self.theta)))
+        msgspec.structs.force_setattr(self, "omega", tuple(map(float, self.omega)))
         if len(self.theta) != len(self.omega) or len(self.theta) > BUFFERS_MAX:
             raise UsageError(
                 f"{len(self.theta)} decays and {len(self.omega)} scales; say as many, at most {BUFFERS_MAX}"

@@ -42,6 +42,10 @@ class NoisePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("clip", "multiplier", "quantile_multiplier"):
+            value = getattr(self, name)
+            if value is not None:  # floats whoever wrote them: 1 and 1.0 must not give two digests of one plan
+                msgspec.structs.force_setattr(self, name, float(value))
         matrices.participations_most(self.rounds, self.separation, self.participations)
         if self.generation < 0 or not self.fog or len(self.fog) > 200:
             raise UsageError("a noise stream has a generation from 0 on and the name of its fog")

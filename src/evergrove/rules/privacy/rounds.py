@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evergrove.core.errors import CorruptState, UsageError
-from evergrove.rules.aggregate import CohortSum, quantum
+from evergrove.rules.aggregate import CohortSum, FogSum, quantum
 from evergrove.rules.privacy import ledger as ledgers
 from evergrove.rules.privacy.blt import Vector
 from evergrove.rules.privacy.ledger import Ledger
@@ -62,6 +62,11 @@ def row_std(plan: NoisePlan, round_: int) -> float:
     """Standard deviation of the noise in each number of what round ``round_`` (from 0) hands up."""
     inverse = plan.blt.inverse_coefficients(round_ + 1)
     return plan.noise_std * math.sqrt(float(inverse @ inverse))
+
+
+def handed_up(plan: NoisePlan, round_: int, values: Vector) -> FogSum:
+    """What ``close`` gave for this round, as the cloud combines it: with the plan's denominator, whoever came."""
+    return FogSum(plan.fog, values, plan.cohort, plan.clip, row_std(plan, round_))
 
 
 def _check(
