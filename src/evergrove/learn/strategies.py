@@ -67,7 +67,8 @@ class Task:
     the candidate must understand. ``new`` are the observations to learn, ``replay`` those of old conditions.
     ``teacher`` is a larger network for the old conditions (None: the incumbent). ``fisher`` and ``points`` are an
     assist's, of the *released* model (None: made here, see ``remember_old``). ``balance`` is the factor over whose
-    values new and replay are drawn evenly.
+    values new and replay are drawn evenly. ``made_of`` names ``new`` and ``replay`` where some of them may be lost
+    before a resumption, which then goes on with the rest (empty: their very bytes name them).
     """
 
     model: nn.Module
@@ -83,6 +84,7 @@ class Task:
     fisher: Fisher | None = None
     points: Points | None = None
     balance: int = 0
+    made_of: str = ""
 
     def rng(self, *names: str | int) -> torch.Generator:
         """The task's own random stream of that name."""

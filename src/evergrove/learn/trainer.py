@@ -168,7 +168,8 @@ def fingerprint(task: Task) -> str:
     given = (task.fisher is not None, task.teacher is not None, task.points is not None)
     words = (s.name, s.lr, s.weights, s.shares, task.recipe, task.seed, task.vocabulary, task.balance, given)
     digest.update(repr((words, task.basis.base_hash, task.basis.basis_hash, task.basis.scale)).encode())
-    for samples in (task.new, task.replay):
+    digest.update(task.made_of.encode())
+    for samples in () if task.made_of else (task.new, task.replay):
         digest.update(repr((samples.images.shape, samples.codes.shape)).encode())
         digest.update(samples.images.tobytes())
         digest.update(samples.codes.tobytes())

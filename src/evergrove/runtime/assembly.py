@@ -35,13 +35,15 @@ class Parts:
 @dataclass(frozen=True)
 class Lesson:
     """What is to be learnt, on top of what: ``new`` and what was learnt before (``known``), the incumbent's adapter
-    (None: the release alone), and what ``vocabulary`` the candidate must understand."""
+    (None: the release alone), and what ``vocabulary`` the candidate must understand. ``made_of`` names the records
+    that it began with (``learn.strategies.Task``)."""
 
     new: Samples
     known: Samples
     start: Adapter | None
     vocabulary: Vocabulary
     seed: int
+    made_of: str = ""
 
 
 def open_parts(release: Release) -> Parts:
@@ -75,6 +77,7 @@ def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = 
         fisher=None if assist is None else assist.fisher,
         points=None if assist is None else assist.points,
         balance=balance(lesson.new.codes, manifest.vocabulary.sizes),
+        made_of=lesson.made_of,
     )
 
 

@@ -20,9 +20,10 @@ from evergrove.adapters.keys import FileKey
 from evergrove.adapters.release import Release, open_release
 from evergrove.adapters.vault import Record, Vault
 from evergrove.adapters.versions import Versions
-from evergrove.core.conditions import Code, Vocabulary, group
+from evergrove.core.conditions import Code, Factor, Vocabulary, group
 from evergrove.core.errors import InvalidArtefact, UsageError
 from evergrove.core.jobs import Job, Measure, Measured, Train, Trained
+from evergrove.core.release import sha256_hex
 from evergrove.learn import evaluate
 from evergrove.learn.adapter import Adapter, Basis, rescale
 from evergrove.learn.adapter_file import adapter_bytes, adapter_of_bytes, load_adapter
@@ -50,22 +51,49 @@ class Bench:
     vocabulary: Vocabulary
 
 
+BEGUN = "begun.json"
+
+
+class Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a training job was made of at its first start: records, and the numbers of values of the vocabulary.
+
+    An app goes on observing while a job runs, is killed or waits parked. What came later is not the job's, and the
+    checkpoint of a job that would take it in, or that lost a record to the reservoir, could not be gone on with.
+    """
+
+    fresh: tuple[str, ...]
+    known: tuple[str, ...]
+    sizes: Code
+
+    @property
+    def name(self) -> str:
+        """The records' name for the trainer."""
+        return sha256_hex(msgspec.json.encode(self))
+
+    def within(self, vocabulary: Vocabulary) -> Vocabulary:
+        """Today's vocabulary without the values that came later."""
+        factors = zip(vocabulary.factors, self.sizes, strict=True)
+        return Vocabulary(tuple(Factor(factor.name, factor.values[:n]) for factor, n in factors))
+
+
 def train(job: Train, folder: Path, pace: Pace, tell: Tell) -> Trained:
     """Learns the fresh records; the candidate lies in the versions folder when this returns.
 
     Raises ``UsageError`` when none of them is left, and what the trainer raises.
     """
     bench = _open(job)
-    fresh = set(job.fresh)
-    # 1. What is new, and which older records were learnt before.
+    begun = _begun(job, folder, bench)
+    fresh, known = set(begun.fresh), set(begun.known)
+    # 1. What is new, and which older records there are: as at the job's first start, less what has been lost since.
+    vocabulary = begun.within(bench.vocabulary)
     records = list(bench.vault.all("train"))
     new = _samples([r for r in records if r.id in fresh], bench)
     if not len(new):
         raise UsageError("none of the observations to learn is left in the replay buffer")
-    learnt = _samples([r for r in records if r.id not in fresh], bench)
+    learnt = _samples([r for r in records if r.id in known], bench)
     # 2. The task, from what serves now, and with what a fog has given for it.
     parts = assembly.Parts(bench.release, bench.model, bench.basis)
-    lesson = assembly.Lesson(new, learnt, _adapter(bench, job.parent), bench.vocabulary, job.seed)
+    lesson = assembly.Lesson(new, learnt, _adapter(bench, job.parent), vocabulary, job.seed, begun.name)
     task = assembly.task_of(parts, lesson, job.learn, _assist(parts, job), job.rehearse)
     # 3. Train; pausing means that the agent has gone, and the next attempt goes on from here.
     hooks = Hooks(
@@ -144,6 +172,20 @@ def _open(job: Job) -> Bench:
     return Bench(
         release, parts.model, parts.basis, vault, Versions(root / "versions"), vault.names() or manifest.vocabulary
     )
+
+
+def _begun(job: Train, folder: Path, bench: Bench) -> Begun:
+    """What the job was made of when it first started; at its first start, what it is made of, durably."""
+    path = folder / BEGUN
+    try:
+        begun = msgspec.json.decode(path.read_bytes(), type=Begun)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        begun = None
+    if begun is None or begun.fresh != job.fresh:
+        known = (entry.id for entry in bench.vault.entries if entry.split == "train" and entry.id not in job.fresh)
+        begun = Begun(job.fresh, tuple(known), bench.vocabulary.sizes)
+        Files().write(path, msgspec.json.encode(begun))
+    return begun
 
 
 def _adapter(bench: Bench, sha256: str | None) -> Adapter | None:
