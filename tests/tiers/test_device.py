@@ -9,6 +9,7 @@ from evergrove.core.config import Config, Gate, Learn, Novelty, Placement, Proba
 from evergrove.core.measures import Comparison, Facts
 from evergrove.rules import gate
 from evergrove.tiers.device import State, next_due, step
+from evergrove.tiers.device.state import to_gain_on
 
 LOVE = (3, 1)
 LOVE_GROUP = (3, 0)
@@ -445,3 +446,12 @@ def test_an_offer_need_not_gain_on_what_has_too_few_golden_items() -> None:
     assert state.work is not None
     assert state.work.learnt == ()
     assert run(few, ev.AdapterOffered("/elsewhere"))[0].work.learnt == (LOVE_GROUP,)  # type: ignore[union-attr]
+
+
+def test_late_pictures_of_what_is_learnt_do_not_hold_up_what_is_new() -> None:
+    """A job for love, which the device has learnt, and for a fourth emotion must gain on the fourth alone."""
+    learnt = msgspec.structs.replace(born(), learnt=(LOVE_GROUP,))
+    assert to_gain_on(learnt, {(1, 0), LOVE_GROUP, (4, 0)}) == ((4, 0),)
+    assert to_gain_on(learnt, {(1, 0), LOVE_GROUP}) == (LOVE_GROUP,)
+    assert to_gain_on(learnt, {(2, 0), (1, 0)}) == ((1, 0), (2, 0))
+    assert to_gain_on(born(), {LOVE_GROUP, (4, 0)}) == (LOVE_GROUP, (4, 0))

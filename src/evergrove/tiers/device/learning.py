@@ -18,6 +18,7 @@ from evergrove.tiers.device.state import (
     idle,
     learnable,
     new_work,
+    to_gain_on,
 )
 from evergrove.tiers.device.versions import restore
 
@@ -66,9 +67,9 @@ def take_offer(config: Config, state: State, event: ev.AdapterOffered, now_s: fl
     """An adapter from elsewhere goes to the golden gate like one of our own."""
     if state.work is not None:
         return state, busy(state)
+    groups = golden_groups(state, config.gate.items_min)
     state, work = new_work(state, "offer", "measure", now_s)
-    learnt = golden_groups(state, config.gate.items_min)
-    return measure(config, state, work, now_s, learnt=learnt, source=event.source)
+    return measure(config, state, work, now_s, learnt=to_gain_on(state, groups), source=event.source)
 
 
 def take_candidate(config: Config, state: State, work: Work, event: ev.TrainingFinished, now_s: float) -> Result:

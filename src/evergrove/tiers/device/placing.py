@@ -10,13 +10,13 @@ import msgspec
 
 from evergrove.core import effects as do
 from evergrove.core import events as ev
-from evergrove.core.conditions import Code, group
+from evergrove.core.conditions import group
 from evergrove.core.config import Config
 from evergrove.core.telemetry import Telemetry, Value
 from evergrove.rules import placement, shield, thermal
 from evergrove.rules.placement import Decision
 from evergrove.tiers.device.orders import enter
-from evergrove.tiers.device.state import Effects, Result, State, Work, change, is_new, learnable
+from evergrove.tiers.device.state import Effects, Result, State, Work, change, learnable, to_gain_on
 
 FREE = shield.Limit(1.0, "placement is off")
 COLD = thermal.State()
@@ -87,19 +87,14 @@ def _begin(config: Config, state: State, work: Work, now_s: float) -> Result:
     if work.parent != state.active or not work.fresh or not set(work.fresh) <= set(state.fresh):
         said.append(do.StopWorker(work.job))  # what was done of it, for another start, is of no use now
         fresh = learnable(state, config.gate.items_min)
-        work = msgspec.structs.replace(work, parent=state.active, fresh=fresh, learnt=_to_gain_on(state, fresh))
+        groups = {group(state.codes[record], state.known) for record in fresh}
+        work = msgspec.structs.replace(work, parent=state.active, fresh=fresh, learnt=to_gain_on(state, groups))
         if not fresh:
             gone = ev.LearningDeferred("what was to be learnt has left the replay buffer")
             return change(state, waiting=None), [*said, do.Emit(gone)]
     stage = {"local": "train", "trusted": "trusted"}.get(decision.choice, "train" if work.assist else "assist")
     state, orders = enter(state, work, stage, now_s)
     return state, [*said, *orders]
-
-
-def _to_gain_on(state: State, fresh: tuple[str, ...]) -> tuple[Code, ...]:
-    """The conditions that a job is for: the new ones, and only where there is none those that the release knows."""
-    groups = {group(state.codes[record], state.known) for record in fresh}
-    return tuple(sorted({one for one in groups if is_new(one, state.known)} or groups))
 
 
 def _go_on(config: Config, state: State, work: Work, now_s: float) -> Result:

@@ -169,10 +169,21 @@ def known_groups(state: State) -> tuple[Code, ...]:
     return tuple((n + 1, *rest) for n in range(state.known[0])) if state.known else ()
 
 
-def golden_groups(state: State, items_min: int) -> tuple[Code, ...]:
-    """The new conditions that the device has enough golden items of: what an adapter from elsewhere must gain on."""
-    counts = state.keeping.buffer.counts("golden")
-    return tuple(sorted(code for code, n in counts.items() if n >= items_min and is_new(code, state.known)))
+def golden_groups(state: State, items_min: int) -> frozenset[Code]:
+    """The new conditions that have ``items_min`` golden items here: what an adapter from elsewhere can gain on."""
+    golden = state.keeping.buffer.counts("golden")
+    return frozenset(code for code, n in golden.items() if n >= items_min and is_new(code, state.known))
+
+
+def to_gain_on(state: State, groups: Collection[Code]) -> tuple[Code, ...]:
+    """What a candidate must gain on, of the conditions that it is for: those that nothing here knows yet.
+
+    Where there are none, those that the device learnt earlier; then those that the release knows. The others ride
+    along under the questions about harm: a few late pictures of what is learnt already leave nothing to be gained, and
+    must not hold up what is new.
+    """
+    new = {one for one in groups if is_new(one, state.known)}
+    return tuple(sorted(new - set(state.learnt) or new or groups))
 
 
 def learnable(state: State, items_min: int) -> tuple[str, ...]:
