@@ -101,6 +101,25 @@ def test_a_running_job_pauses_parks_and_goes_on_from_its_folder() -> None:
     assert orders == [do.SetShare(1.0), do.StartTraining("job-00001", None, ("a",), 100, 1)]
 
 
+def test_a_parked_job_that_lost_a_record_goes_on_with_the_rest() -> None:
+    """The reservoir gave one of its two pictures up meanwhile: its hours of work are not begun anew for that."""
+    two, *_ = run(
+        ready(),
+        ev.ObservationMeasured("b", LOVE, 100, Facts(False, 30, 50.0)),
+        ev.ObservationKept("b", LOVE, "train", "kept"),
+        ev.TelemetryRead(ON_MAINS),
+        ev.LearningRequested("app", 0),
+    )
+    assert two.work is not None
+    assert two.work.fresh == ("a", "b")
+    low, *_ = run(two, ev.TelemetryRead(LOW), now_s=20.0)
+    parked, orders, _ = run(low, ev.TelemetryRead(LOW), now_s=400.0)
+    assert orders == [do.ParkWorker("job-00001")]
+    lost, *_ = run(parked, ev.ObservationLost("a", "evicted"), now_s=410.0)
+    _, orders, _ = run(lost, ev.TelemetryRead(ON_MAINS), now_s=500.0)
+    assert orders == [do.SetShare(1.0), do.StartTraining("job-00001", None, ("a", "b"), 100, 1)]
+
+
 def test_heat_slows_a_job_down_and_a_hot_zone_stops_it() -> None:
     """At its trip point a zone allows nothing, however urgent the job."""
     hot = msgspec.structs.replace(ON_MAINS, zones=(Zone("cpu", 84.0, 85.0),), load_share=Value(0.3))

@@ -84,7 +84,8 @@ def _begin(config: Config, state: State, work: Work, now_s: float) -> Result:
     if decision.choice == "defer" or (decision.choice != "trusted" and decision.share == 0):
         return state, said
     state = change(state, waiting=None, share=decision.share)
-    if work.parent != state.active or not work.fresh or not set(work.fresh) <= set(state.fresh):
+    # One that only lost some of its records goes on with the rest: its checkpoint is still good.
+    if work.parent != state.active or not set(work.fresh) & set(state.fresh):
         said.append(do.StopWorker(work.job))  # what was done of it, for another start, is of no use now
         fresh = learnable(state, config.gate.items_min)
         groups = {group(state.codes[record], state.known) for record in fresh}
