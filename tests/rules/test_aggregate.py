@@ -20,7 +20,7 @@ UPDATES = st.lists(st.one_of(UPDATE, UPDATE.map(lambda u: u.astype(np.float64) *
 CLIP = st.floats(1e-4, 1e4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(UPDATES, CLIP, st.randoms(use_true_random=False), st.lists(st.integers(0, 12), max_size=3))
 def test_the_sum_is_the_same_bytes_in_any_order_and_grouping(
     updates: list[np.ndarray], clip: float, rng: object, cuts: list[int]
@@ -39,7 +39,7 @@ def test_the_sum_is_the_same_bytes_in_any_order_and_grouping(
     assert whole.n_updates == len(updates)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(UPDATE, CLIP)
 def test_putting_on_the_grid_never_lengthens(update: np.ndarray, clip: float) -> None:
     """In exact arithmetic: what one update adds to a sum is no longer than the clip."""
@@ -49,7 +49,7 @@ def test_putting_on_the_grid_never_lengthens(update: np.ndarray, clip: float) ->
     assert np.abs(numbers * quantum(clip) - clip_update(update.astype(np.float64), clip)).max() <= 2 * quantum(clip)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(UPDATES, CLIP)
 def test_the_sum_is_the_sum_of_the_clipped(updates: list[np.ndarray], clip: float) -> None:
     """To one step of the grid an update: 2⁻³² of the clip."""

@@ -35,12 +35,12 @@ def test_the_ceiling_is_what_every_guess_right_would_show() -> None:
     """200 canaries can never show more than 4.19; no number of guesses shows more than all of them."""
     found = one_run_bound(200, 200, 120, DELTA)
     assert found.ceiling == pytest.approx(4.1931, abs=1e-4)
-    assert all(one_run_bound(200, r, r, DELTA).bound <= found.ceiling for r in range(1, 201, 7))
+    assert all(one_run_bound(200, r, r, DELTA).bound <= found.ceiling for r in range(1, 201, 20))
     assert found.refutes(0.1)
     assert not found.refutes(0.2)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(1, 300), st.data())
 def test_the_bound_grows_with_what_was_right_and_falls_with_delta(m: int, data: st.DataObject) -> None:
     """One more right shows no less; a larger δ explains more; more confidence shows less; the ceiling holds."""
@@ -144,10 +144,11 @@ def test_ties_accuse_nobody_and_the_ends_of_the_interval() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(-5, 5), min_size=100, max_size=300), st.lists(st.floats(-5, 5), min_size=1, max_size=50))
-def test_no_more_than_one_percent_of_others_is_accused(others: list[float], members: list[float]) -> None:
-    """With any ties; and the interval holds the rate."""
-    found = membership(np.array(members), np.array(others))
+@given(st.integers(100, 400), st.integers(1, 50), st.integers(0, 3), st.integers(0, 9999))
+def test_no_more_than_one_percent_of_others_is_accused(n: int, m: int, digits: int, seed: int) -> None:
+    """With many ties (0 digits) or few; and the interval holds the rate."""
+    rng = np.random.default_rng(seed)
+    found = membership(rng.standard_normal(m).round(digits), rng.standard_normal(n).round(digits))
     assert found.fpr <= 0.01
     assert found.low <= found.tpr <= found.high
 

@@ -95,7 +95,7 @@ class FogSum(msgspec.Struct, frozen=True):
     """What a fog handed up for one step: its noised sum, the public denominator, and the noise's size.
 
     ``values`` float64, ``cohort`` is K, ``clip`` C, ``noise_std`` the standard deviation of this row of noise in a
-    coordinate (``row_std``); 0 without noise.
+    coordinate; 0 without noise. All but ``values`` come from the cloud's own copy of the plan (``rounds.handed_up``).
     """
 
     fog: str

@@ -39,7 +39,7 @@ def one_run_bound(n_canaries: int, n_guesses: int, n_correct: int, delta: float,
     """A lower bound on ε: of ``n_canaries`` (m), each in the data by a fair coin of its own, an attacker said of
     ``n_guesses`` (r) whether it was in, and was right ``n_correct`` (v) times; on the others it abstained.
 
-    Under (ε, δ)-DP (their Theorem 5.2, Proposition 5.1) the count is no larger than W ~ Binomial(r, e^ε/(1 + e^ε)), but
+    Under (ε, δ)-DP (their main theorem) the count is no larger than W ~ Binomial(r, e^ε/(1 + e^ε)), but
     with probability P(W ≥ v) + 2mδ·max_i P(v − i ≤ W < v)/i. The bound is the largest ε at which that is below 1 −
     ``confidence``. Raises ``UsageError`` for counts that make no sense.
     """

@@ -35,7 +35,7 @@ def test_sampled_vector() -> None:
 def test_unsampled_vectors() -> None:
     """z = 1: one query 4.886554, ten of them (Σ μ² = 10) 19.423656. Sampling would have claimed a tenth of it."""
     assert epsilon(1.0, DELTA) == pytest.approx(4.886554, abs=1e-6)
-    assert epsilon_of(10.0, DELTA) == pytest.approx(19.423656, abs=1e-6)
+    assert epsilon_of(10.0, DELTA) == pytest.approx(19.423656, abs=2e-6)
 
 
 @pytest.mark.parametrize(("target", "z"), [(1, 4.2247), (2, 2.2305), (4, 1.1935), (8, 0.6529)])
@@ -47,20 +47,20 @@ def test_calibration_vectors(target: float, z: float) -> None:
     assert epsilon(found * (1 - 1e-5), DELTA) > target
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.floats(0.5, 200), st.sampled_from([1e-10, 1e-6, 1e-3]))
 def test_the_pld_is_never_too_small_and_rdp_is_larger(z: float, delta: float) -> None:
     """Exact ≤ PLD ≤ exact and a little; RDP above both."""
     exact, pld = gaussian_epsilon(z, delta), epsilon(z, delta)
-    assert exact * (1 - 1e-9) - 1e-9 <= pld <= exact * (1 + 1e-4) + 1e-4
+    assert exact * (1 - 1e-10) <= pld <= exact * (1 + 1e-6)
     assert epsilon_rdp(z, delta) >= exact
 
 
-@pytest.mark.parametrize("z", [0.02, 0.05, 0.1, 0.3])
+@pytest.mark.parametrize("z", [0.02, 0.1, 0.3])
 def test_little_noise_is_not_too_small_either(z: float) -> None:
-    """The coarser grid rounds up."""
+    """Where ε is in the hundreds the grid rounds up as well."""
     exact = gaussian_epsilon(z, DELTA)
-    assert exact <= epsilon(z, DELTA) <= exact * 1.001
+    assert exact <= epsilon(z, DELTA) <= exact * 1.001  # .0006 at .02, where ε is 1488
 
 
 def test_delta_by_hand() -> None:

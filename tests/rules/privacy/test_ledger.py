@@ -113,6 +113,18 @@ def test_without_noise_epsilon_is_infinite_and_a_budget_refuses_it() -> None:
     assert ledger.decode(ledger.encode(book)) == book
 
 
+def test_the_ledger_for_people() -> None:
+    """A line a stream: its own ε, and the lifetime's so far; what has no noise is infinite, written None."""
+    book = spend(released(PLAN, 12), plan(generation=4, fog="south", quantile_multiplier=None), 3)
+    first, second = ledger.lines(book)
+    assert (first.rounds, first.rounds_most, second.rounds, second.fog) == (12, 12, 3, "south")
+    assert first.epsilon == first.epsilon_lifetime == pytest.approx(epsilon(20.0, 1e-6))
+    assert second.epsilon == pytest.approx(book.epsilon_generation(4))
+    assert second.epsilon_lifetime == pytest.approx(book.epsilon_lifetime())
+    (off,) = ledger.lines(released(plan(multiplier=None, quantile_multiplier=None), 1))
+    assert off.epsilon is off.epsilon_lifetime is None
+
+
 def test_rounds_come_in_order_and_once() -> None:
     """The same round twice: two noises of one sum. A gap: b and k would count other rounds than the noise does."""
     book = released(PLAN, 3)
@@ -224,7 +236,7 @@ BOOKS = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(BOOKS, BOOKS, BOOKS)
 def test_merging_copies_is_a_join(a: Ledger, b: Ledger, c: Ledger) -> None:
     """In any order and as often as you like; and never less than either copy."""

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noise_plans import PLAN, plan
+from scipy import stats
 from scipy.linalg import toeplitz
 
 from evergrove.core.errors import CorruptState, UsageError
 from evergrove.rules.privacy.blt import Blt
-from evergrove.rules.privacy.noise import NoiseState, advance, start
+from evergrove.rules.privacy.noise import NoiseState, advance, normals, start
 
 
 @settings(max_examples=40, deadline=None)
@@ -72,3 +73,24 @@ def test_fresh_noise_of_another_form_is_refused(fresh: np.ndarray) -> None:
     """A vector that numpy would stretch over all numbers would be one noise for all of them."""
     with pytest.raises(UsageError, match="6 finite float64"):
         advance(PLAN, start(PLAN), fresh)
+
+
+def test_bytes_of_chance_become_normal_numbers() -> None:
+    """100 000 of them: Kolmogorov-Smirnov, no correlation within pairs, the same bytes the same numbers."""
+    data = np.random.default_rng(7).bytes(800_000)
+    z = normals(data)
+    assert z.shape == (100_000,)
+    assert stats.kstest(z, "norm").pvalue > 0.01
+    first, second = z[:50_000], z[50_000:]
+    for one, other in ((first, second), (first**2, second**2), (np.abs(first), second)):
+        assert abs(np.corrcoef(one, other)[0, 1]) < 4 / np.sqrt(50_000)
+    assert np.array_equal(normals(data), z)
+
+
+def test_the_ends_of_chance_are_finite() -> None:
+    """All bits 0 and all bits 1: 9.4 standard deviations, and 0."""
+    assert np.abs(normals(bytes(16))).max() == pytest.approx(np.sqrt(2 * 64 * np.log(2)))
+    assert np.abs(normals(b"\xff" * 16)).max() == 0
+    assert normals(b"").shape == (0,)
+    with pytest.raises(UsageError, match="in pairs"):
+        normals(bytes(8))

@@ -5,10 +5,16 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noise_plans import PLAN
 
 from evergrove.rules.privacy.participation import Limits, Record, obstacle, taken
 
 NORTH = Limits(generation=2, fog="north", rounds=20, separation=3, participations=2)
+
+
+def test_a_plan_says_the_limits() -> None:
+    """What a device is told is what the noise is made for."""
+    assert PLAN.limits == Limits(3, "north", 12, 4, 2)
 
 
 def test_by_hand() -> None:
@@ -45,7 +51,7 @@ def test_no_way_back() -> None:
 OFFER = st.tuples(st.integers(0, 2), st.sampled_from(["north", "south"]), st.integers(-2, 25))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(OFFER, max_size=60), st.integers(1, 6), st.integers(1, 4))
 def test_no_offers_lead_past_the_limits(offers: list[tuple[int, str, int]], b: int, k: int) -> None:
     """A device that obeys the rule is, in each generation, at one fog, b rounds apart, k times at most."""

@@ -18,8 +18,13 @@ EPSILON_MAX = 1e4
 """Past this an ε says nothing; infinity is reported."""
 EPSILON_BUDGET = (0.001, 100.0)
 """What a budget can be."""
-INTERVAL = 1e-4
-"""Discretisation of the privacy loss, rounded up: the PLD's ε is never too small."""
+STEP = 5e-4
+"""Discretisation of the privacy loss in units of its spread, 1/multiplier; rounded up, so that ε is never too small.
+
+Measured: 5e-8 too large for multipliers from .05 to 1000, in .1 CPU-seconds.
+"""
+STEP_SAMPLED = 1e-4
+"""The same for sampled rounds, in nats."""
 
 
 class Sampled(NamedTuple):
@@ -40,9 +45,7 @@ def epsilon(multiplier: float, delta: float) -> float:
         return 0.0
     if not multiplier > 0 or gaussian_epsilon(multiplier, delta) > EPSILON_MAX:
         return math.inf
-    # The loss has standard deviation 1/z: a coarser grid keeps it in bounds where z is small, and rounds up as well.
-    interval = INTERVAL * max(1.0, (0.6 / multiplier) ** 2)
-    accountant = _library("pld").PLDAccountant(value_discretization_interval=interval)
+    accountant = _library("pld").PLDAccountant(value_discretization_interval=STEP / multiplier)
     return float(accountant.compose(_library().GaussianDpEvent(multiplier)).get_epsilon(delta))
 
 
@@ -98,14 +101,16 @@ def sampled(rate: float, multiplier: float, rounds: int, delta: float) -> Sample
     library = _library()
     one = library.PoissonSampledDpEvent(rate, library.GaussianDpEvent(multiplier))
     event = library.SelfComposedDpEvent(one, rounds)
-    pld = _library("pld").PLDAccountant(value_discretization_interval=INTERVAL).compose(event)
+    pld = _library("pld").PLDAccountant(value_discretization_interval=STEP_SAMPLED).compose(event)
     rdp = _library("rdp").RdpAccountant().compose(event)
     return Sampled(float(pld.get_epsilon(delta)), float(rdp.get_epsilon(delta)))
 
 
 def gaussian_epsilon(multiplier: float, delta: float) -> float:
     """The exact ε of one Gaussian query, by bisection: what the PLD is checked by, and a first guess."""
-    return _bisect(lambda guess: gaussian_delta(multiplier, guess) <= delta, 0.0, 1.0)
+    if gaussian_delta(multiplier, 0.0) <= delta:
+        return 0.0
+    return _bisect(lambda guess: gaussian_delta(multiplier, guess) <= delta)
 
 
 def gaussian_delta(multiplier: float, guess: float) -> float:
@@ -128,21 +133,20 @@ def _floor(target: float, delta: float) -> float:
         raise UsageError(
             f"ε = {target}; say one from {EPSILON_BUDGET[0]:g} to {EPSILON_BUDGET[1]:g}, or no noise at all"
         )
-    exact, margin = _bisect(lambda z: gaussian_delta(z, target) <= delta, 0.0, 1.0), 1e-7
+    exact, margin = _bisect(lambda z: gaussian_delta(z, target) <= delta), 1e-7
     while epsilon(exact * (1 + margin), delta) > target:
         margin *= 4
     return exact * (1 + margin)
 
 
-def _bisect(enough: Callable[[float], bool], low: float, high: float) -> float:
-    """The least number that is enough, to twelve digits, from above; ``high`` is doubled until it is."""
+def _bisect(enough: Callable[[float], bool]) -> float:
+    """The least positive number that is enough, to twelve digits, from above."""
+    low, high = 0.0, 1.0
     while not enough(high):
         low, high = high, 2 * high
     while high - low > 1e-12 * high:
         middle = (low + high) / 2
-        low, high = (low, middle) if middle and enough(middle) else (middle, high)
-        if high < 1e-12:
-            return 0.0
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
 
 

@@ -77,7 +77,8 @@ def sensitivity(blt: Blt, n: int, separation: int, participations: int) -> float
     """The most that one device can move the n rounds of C·x, per unit of the clip.
 
     sens² = ‖Σ_j shift(c, j·b)‖²: the worst pattern under b and k is the earliest and densest, since no coefficient is
-    negative or exceeds the one before it (Theorem 2 of the paper). That is asserted on the coefficients themselves.
+    negative or exceeds the one before it (the paper's §4; tested against every pattern). That is asserted on the
+    coefficients themselves.
     """
     return _sensitivity(blt.coefficients(n), separation, participations)
 

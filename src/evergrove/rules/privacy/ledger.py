@@ -139,6 +139,43 @@ def charge_quantile(ledger: Ledger, generation: int, fog: str) -> Ledger:
     return after
 
 
+class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One stream of the ledger for people: what is released of how much, and its ε alone and with all before it.
+
+    None stands for infinite.
+    """
+
+    generation: int
+    fog: str
+    rounds: int
+    rounds_most: int
+    quantile: bool
+    epsilon: float | None
+    epsilon_lifetime: float | None
+
+
+def lines(ledger: Ledger) -> tuple[Line, ...]:
+    """The ledger stream by stream, in order; the lifetime's ε is that of its generation and all earlier ones."""
+    largest, delta = _by_generation(ledger), ledger.budget.delta
+
+    def finite(mu_squared: float) -> float | None:
+        value = epsilon_of(mu_squared, delta)
+        return value if math.isfinite(value) else None
+
+    return tuple(
+        Line(
+            s.plan.generation,
+            s.plan.fog,
+            s.rounds,
+            s.plan.rounds,
+            s.quantile,
+            finite(s.mu_squared),
+            finite(math.fsum(mu for generation, mu in largest.items() if generation <= s.plan.generation)),
+        )
+        for s in ledger.streams
+    )
+
+
 def merge(first: Ledger, second: Ledger) -> Ledger:
     """What two copies know together, a fog's and the cloud's say: of every stream the one that has spent more.
 

@@ -49,6 +49,21 @@ def advance(plan: NoisePlan, state: NoiseState, fresh: NDArray[np.float64]) -> t
     return NoiseState(state.plan, state.round + 1, after.astype("<f8").tobytes()), noise
 
 
+def normals(data: bytes) -> Vector:
+    """As many independent standard normal numbers as ``data`` has groups of eight bytes, float64 (Box & Muller 1958).
+
+    ``data`` is uniform chance: of the operating system in production, of a named stream in a simulation. Pairs of
+    numbers come from pairs of 64-bit words, and reach 9.4 standard deviations. The low bits of a float are no secret
+    kept: the noise is rounded to a grid before it is added (``rounds``). Raises ``UsageError`` for no whole pairs.
+    """
+    if len(data) % 16:
+        raise UsageError(f"{len(data)} bytes of chance; normal numbers are made in pairs from 16 bytes each")
+    words = np.frombuffer(data, "<u8").astype(np.float64).reshape(2, -1)
+    length = np.sqrt(-2 * np.log((words[0] + 1) / 2.0**64))
+    angle = 2 * np.pi * (words[1] / 2.0**64)
+    return np.concatenate([length * np.cos(angle), length * np.sin(angle)])
+
+
 def _buffers(plan: NoisePlan, state: NoiseState) -> NDArray[np.float64]:
     if state.plan != plan.digest:
         raise CorruptState(

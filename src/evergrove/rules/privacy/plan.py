@@ -13,6 +13,7 @@ from evergrove.core.errors import UsageError
 from evergrove.rules.privacy import blt as matrices
 from evergrove.rules.privacy.blt import Blt
 from evergrove.rules.privacy.clipping import CLIP_MAX, CLIP_MIN
+from evergrove.rules.privacy.participation import Limits
 
 VALUES_MAX = 100_000_000
 COHORT_MAX = 1_000_000
@@ -63,6 +64,11 @@ class NoisePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def digest(self) -> str:
         """SHA-256 of the plan's canonical JSON, in hex."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+
+    @property
+    def limits(self) -> Limits:
+        """What a device is held to, and holds itself to."""
+        return Limits(self.generation, self.fog, self.rounds, self.separation, self.participations)
 
     @property
     def most(self) -> int:
