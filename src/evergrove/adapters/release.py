@@ -55,7 +55,17 @@ def open_release(place: str | Path) -> Release:
 
     Raises ``InvalidArtefact`` that names the file at fault, and for an unknown name the packaged ones.
     """
-    folder = _folder(place)
+    release = read_manifest(_folder(place))
+    for ref in release.manifest.files():
+        release.read(ref)
+    return release
+
+
+def read_manifest(folder: Path) -> Release:
+    """The release in a folder by its manifest alone: none of its files has been looked at.
+
+    Raises ``InvalidArtefact`` where there is no manifest of this schema.
+    """
     try:
         data = read_bounded(folder / MANIFEST, MANIFEST_BYTES_MAX)
         manifest = msgspec.json.decode(data, type=Manifest)
@@ -69,10 +79,7 @@ def open_release(place: str | Path) -> Release:
         raise InvalidArtefact(
             f"{folder / MANIFEST}: of schema {manifest.schema}, this program reads 1; update Evergrove"
         )
-    release = Release(manifest, folder, sha256_hex(data))
-    for ref in manifest.files():
-        release.read(ref)
-    return release
+    return Release(manifest, folder, sha256_hex(data))
 
 
 def packaged() -> list[str]:

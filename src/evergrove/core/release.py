@@ -5,10 +5,12 @@ A of its generation, and the sampler settings that it was measured at.
 """
 
 import hashlib
+import math
 
 import msgspec
 
 from evergrove.core.conditions import Vocabulary
+from evergrove.core.errors import UsageError
 
 
 class FileRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +52,53 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Every file that the manifest names."""
         refs = [self.base, self.basis, self.golden, self.rehearsal, self.teacher, self.fisher]
         return [r for r in refs if r is not None]
+
+
+class Publication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is signed about a release beside its files, when it is published under a ``version``.
+
+    The version only ever grows; ``back_from`` is the one that is given up where an older release comes again (0: none).
+    ``release`` is the manifest's SHA-256, ``parent`` that of the release that it was made from (None: the first).
+    ``base``, ``basis`` and ``golden`` are the SHA-256 of the base model, of the generation's A and of the golden set,
+    ``card`` is the model card. ``epsilon`` is what the release spent of its users' privacy at ``delta``: infinite where
+    no noise was added, 0 where no user's data went into it.
+    """
+
+    version: int
+    release: str
+    name: str
+    generation: int
+    rank: int
+    base: str
+    basis: str
+    golden: str
+    epsilon: float = math.inf
+    delta: float = 0.0
+    parent: str | None = None
+    card: FileRef | None = None
+    back_from: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        manifest: Manifest,
+        release: str,
+        version: int,
+        *,
+        epsilon: float = math.inf,
+        delta: float = 0.0,
+        parent: str | None = None,
+        card: FileRef | None = None,
+        back_from: int = 0,
+    ) -> "Publication":
+        """The publication of the release whose manifest has the SHA-256 ``release``. Raises ``UsageError``."""
+        if version < 1:
+            raise UsageError(f"a release cannot be published as version {version}; versions begin with 1")
+        if not epsilon >= 0 or not 0 <= delta < 1:
+            raise UsageError(f"ε = {epsilon} at δ = {delta}: ε is at least 0, δ at least 0 and below 1")
+        hashes = manifest.base.sha256, manifest.basis.sha256, manifest.golden.sha256
+        facts = release, manifest.name, manifest.generation, manifest.rank
+        return cls(version, *facts, *hashes, epsilon, delta, parent, card, back_from)
 
 
 def sha256_hex(data: bytes) -> str:
