@@ -165,16 +165,18 @@ class Repository:
         epsilon: float,
         delta: float = 0.0,
         parent: str | None = None,
-        back_from: int = 0,
+        card: bytes | None = None,
     ) -> Publication:
-        """Signs the release in ``folder`` under a new, higher version, its ``README.md`` as its model card.
+        """Signs the release in ``folder`` under a new, higher version.
 
-        Raises ``InvalidArtefact`` for a release that is not whole.
+        Its model card is ``card``, or the folder's ``README.md``. Raises ``InvalidArtefact`` for a release that is not
+        whole.
         """
         release = open_release(folder)
         with self._alone():
             now = self.current()
-            card = self._card(release.folder)
+            card = self._read_card(release.folder) if card is None else card
+            card_ref = None if card is None else FileRef(CARD, sha256_hex(card), len(card))
             publication = Publication.of(
                 release.manifest,
                 release.manifest_hash,
@@ -182,14 +184,13 @@ class Repository:
                 epsilon=epsilon,
                 delta=delta,
                 parent=parent,
-                card=card[0] if card else None,
-                back_from=back_from,
+                card=card_ref,
             )
             targets = next_version(now.targets, until("targets", now_s))
             for ref in release.manifest.files():
                 self._add(targets.signed, ref, release.read(ref))
-            if card:
-                self._add(targets.signed, *card)
+            if card is not None and card_ref is not None:
+                self._add(targets.signed, card_ref, card)
             manifest = read_bounded(release.folder / MANIFEST, METADATA_BYTES_MAX)
             self._add_release(targets.signed, publication, manifest)
             self._commit(now.root.signed, targets.signed, {"targets": targets}, now, signers, now_s)
@@ -336,12 +337,11 @@ class Repository:
         facts = {"custom": custom(publication)}
         targets.targets[path] = TargetFile(len(manifest), {"sha256": publication.release}, path, facts)
 
-    def _card(self, folder: Path) -> tuple[FileRef, bytes] | None:
+    def _read_card(self, folder: Path) -> bytes | None:
         try:
-            data = read_bounded(folder / CARD, METADATA_BYTES_MAX)
+            return read_bounded(folder / CARD, METADATA_BYTES_MAX)
         except FileNotFoundError:
             return None
-        return FileRef(CARD, sha256_hex(data), len(data)), data
 
     def _write_metadata(self, name: str, data: bytes) -> None:
         self._files.write(self._metadata / name, data, mode=0o644)

@@ -21,9 +21,11 @@ from evergrove.cli import (
     generate,
     golden,
     init,
+    keys,
     learn,
     observe,
     rollback,
+    rollout,
     show,
     simulate,
     status,
@@ -31,7 +33,8 @@ from evergrove.cli import (
 )
 from evergrove.core.errors import EvergroveError
 
-START, USE, INSPECT, BUILD = "Start here", "Use a device", "See what it did, and undo it", "Build and measure"
+START, USE, INSPECT = "Start here", "Use a device", "See what it did, and undo it"
+FLEET, BUILD = "Release to a fleet", "Build and measure"
 
 app = typer.Typer(
     name="evergrove",
@@ -71,6 +74,8 @@ app.command("rollback", rich_help_panel=INSPECT)(rollback.rollback)
 app.add_typer(golden.app, name="golden", rich_help_panel=INSPECT)
 app.add_typer(adapters.app, name="adapters", rich_help_panel=INSPECT)
 app.command("config", rich_help_panel=INSPECT)(config.config)
+app.add_typer(keys.app, name="keys", rich_help_panel=FLEET)
+app.add_typer(rollout.app, name="rollout", rich_help_panel=FLEET)
 app.command("simulate", rich_help_panel=BUILD)(simulate.simulate)
 app.add_typer(base.app, name="base", rich_help_panel=BUILD)
 app.add_typer(bench.app, name="bench", rich_help_panel=BUILD)

@@ -89,7 +89,6 @@ class Publication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         delta: float = 0.0,
         parent: str | None = None,
         card: FileRef | None = None,
-        back_from: int = 0,
     ) -> "Publication":
         """The publication of the release whose manifest has the SHA-256 ``release``. Raises ``UsageError``."""
         if version < 1:
@@ -98,7 +97,7 @@ class Publication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise UsageError(f"ε = {epsilon} at δ = {delta}: ε is at least 0, δ at least 0 and below 1")
         hashes = manifest.base.sha256, manifest.basis.sha256, manifest.golden.sha256
         facts = release, manifest.name, manifest.generation, manifest.rank
-        return cls(version, *facts, *hashes, epsilon, delta, parent, card, back_from)
+        return cls(version, *facts, *hashes, epsilon, delta, parent, card)
 
 
 def sha256_hex(data: bytes) -> str:

@@ -115,17 +115,18 @@ def plan(policy: Policy, rollout: str, devices: Iterable[str]) -> tuple[Stage, .
     return (*stages[:-1], Stage(last.name, FULL, True, last.members))
 
 
-def back(state: State, rollout: str) -> ev.RolloutStarted:
-    """The fact that gives the present release up for the one before it, under a new and higher version.
+def back(state: State, rollout: str, version: int = 0) -> ev.RolloutStarted:
+    """The fact that gives the present release up for the one before it, under a new and higher ``version``.
 
-    To everybody at once: it has been everywhere before. Raises ``UsageError`` where there is none to go back to.
+    To everybody at once: it has been everywhere before. ``version`` 0 is the next one. Raises ``UsageError`` where
+    there is none to go back to.
     """
     if state.status == "none":
         raise UsageError("no release has been rolled out yet, so there is none to go back from")
     known = [done for done in state.lineage if done.release != state.release]
     if not known:
         raise UsageError("no other release has gone to everybody, so there is none to go back to")
-    return ev.RolloutStarted(rollout, known[-1].release, state.highest + 1, (), state.policy, state.version)
+    return ev.RolloutStarted(rollout, known[-1].release, version or state.highest + 1, (), state.policy, state.version)
 
 
 def _reach(places: list[int], percent: float) -> int:

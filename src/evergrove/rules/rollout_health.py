@@ -73,14 +73,19 @@ def judge(state: State, now_s: float) -> Verdict:
     if why:
         return Verdict("complete" if last else "advance", why)
     # 3. Time.
-    limit_s = policy.stage_s if stage.serves or policy.shadow_s is None else policy.shadow_s
-    if state.spent_s + max(now_s - state.since_s, 0.0) < limit_s:
+    longest_s = limit_s(policy, stage)
+    if state.spent_s + max(now_s - state.since_s, 0.0) < longest_s:
         return Verdict("wait", f"{stage.name}: {_words(tally, stage)}")
     silent = msgspec.structs.replace(tally, bad=tally.bad + tally.pending, pending=0)
     low, _ = bounds(silent.bad, silent.settled, policy.alpha)
     if low > _share(policy):
         return Verdict("stop", f"{stage.name}: {tally.pending} took it and never came back; {_words(tally, stage)}")
-    return Verdict("time-out", f"{stage.name}: no verdict after {limit_s:g} s; {_words(tally, stage)}")
+    return Verdict("time-out", f"{stage.name}: no verdict after {longest_s:g} s; {_words(tally, stage)}")
+
+
+def limit_s(policy: Policy, stage: Stage) -> float:
+    """How long a stage may take, in seconds."""
+    return policy.stage_s if stage.serves or policy.shadow_s is None else policy.shadow_s
 
 
 def _past_the_share(policy: Policy, stage: Stage, tally: Tally) -> str:
