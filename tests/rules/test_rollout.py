@@ -509,21 +509,31 @@ class Grove(RuleBasedStateMachine):
             assert refusal(self.state, fact) is None, "the rule never asks for what is refused"
             self.do(fact)
 
-    @invariant()
-    def devices_take_what_is_theirs(self) -> None:
-        """Every device asks and takes: never an older version, never one that was given up, never before its turn."""
+    @rule(some=st.sets(st.sampled_from(FLEET[:24]), max_size=12))
+    def take(self, some: set[str]) -> None:
+        """Some devices ask, and take what they are offered: never an older version."""
         told = directive(self.state)
+        for device in some:
+            mine = offer(told, device, self.runs[device]) if told else None
+            if mine is not None and mine.serves:
+                assert mine.version > self.runs[device]
+                self.runs[device] = mine.version
+
+    @invariant()
+    def nobody_is_offered_what_is_not_theirs(self) -> None:
+        """Nothing that was given up, stopped or paused, nothing before its turn: old devices and newcomers alike."""
+        told, now = directive(self.state), self.state
         if told is None:
             return
-        for device, have in self.runs.items():
+        for device, have in [*self.runs.items(), *((name, 0) for name in FLEET[:48])]:
             mine = offer(told, device, have)
-            if mine is None or not mine.serves:
+            if mine is None:
                 continue
-            assert mine.version > have
             assert mine.version not in self.dead
-            if self.state.status != "complete" and mine.version == self.state.version:
-                assert place(self.state.rollout, device) < self.state.stages[self.state.stage].reach
-            self.runs[device] = mine.version
+            if mine.version == now.version and now.status != "complete":
+                assert now.status == "running"
+                assert place(now.rollout, device) < now.stages[now.stage].reach
+                assert mine.serves == now.stages[now.stage].serves
 
     @invariant()
     def versions_only_grow(self) -> None:

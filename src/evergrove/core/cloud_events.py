@@ -1,11 +1,14 @@
 """Every fact that the cloud's log can hold, as one tagged union, and its encoding.
 
-As in ``core/events``: past tense, a meaning never changes, new kinds are added, what is not known is refused.
+As in ``core/events``: past tense, a meaning never changes, new kinds are added, what is not known is refused. The cloud
+sees a cohort's noised sum by its digest and nothing of a single device but its word on a release.
 """
 
 import msgspec
 
+from evergrove.core.conditions import Code
 from evergrove.core.errors import CorruptState
+from evergrove.core.measures import Comparison
 from evergrove.core.rollout import Mark, Policy, Stage
 
 SCHEMA = 1
@@ -14,6 +17,138 @@ SCHEMA = 1
 
 class CloudFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
     """Base of the events."""
+
+
+class CohortSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One cohort's noised sum as a fog hands it up: whose, which one of the generation, and its bytes by SHA-256.
+
+    ``epsilon`` is what the fog's devices have spent in this generation with it; None: no noise, no bound.
+    """
+
+    fog: str
+    generation: int
+    number: int
+    digest: str
+    n_bytes: int
+    n_updates: int
+    epsilon: float | None
+
+    @property
+    def id(self) -> str:
+        """What it is counted by, once: a fog never gives two sums one number."""
+        return f"{self.fog}/{self.generation}/{self.number}"
+
+
+class CloudStarted(CloudFact, frozen=True, tag="cloud_started"):
+    """The cloud's process began; whatever was under way is asked for again."""
+
+    software: str
+
+
+class GenerationOpened(CloudFact, frozen=True, tag="generation_opened"):
+    """Where the fleet stands to begin with: its release (the manifest's SHA-256) and what the fleet's gate asks.
+
+    ``conditions`` must not be lost, ``learning`` must gain; ``teacher``: the release has one to compare with.
+    """
+
+    generation: int
+    release: str
+    conditions: tuple[Code, ...]
+    learning: tuple[Code, ...]
+    teacher: bool
+
+
+class CohortReceived(CloudFact, frozen=True, tag="cohort_received"):
+    """A fog handed a cohort's sum up, and it is durable here. It may be handed up again: it counts once."""
+
+    cohort: CohortSum
+
+
+class CohortRefused(CloudFact, frozen=True, tag="cohort_refused"):
+    """A sum was not counted, for good."""
+
+    cohort: CohortSum
+    reason: str
+
+
+class ConsolidationBegan(CloudFact, frozen=True, tag="consolidation_began"):
+    """These cohorts, by their ids and for ever only here, go into one candidate."""
+
+    job: str
+    cohorts: tuple[str, ...]
+
+
+class MergeRequested(CloudFact, frozen=True, tag="merge_requested"):
+    """Somebody asked for the next generation: B·A merged into the base, and a new A."""
+
+    by: str
+
+
+class MergeBegan(CloudFact, frozen=True, tag="merge_began"):
+    """The next generation's release is being made."""
+
+    job: str
+
+
+class CandidateMade(CloudFact, frozen=True, tag="candidate_made"):
+    """A candidate for the next release is there, and the server optimiser's state with it (both by SHA-256)."""
+
+    job: str
+    candidate: str
+    server: str | None
+    seconds: float
+
+
+class WorkInterrupted(CloudFact, frozen=True, tag="work_interrupted"):
+    """A worker ended without an outcome, or took too long; it may be tried again."""
+
+    job: str
+    reason: str
+
+
+class WorkFailed(CloudFact, frozen=True, tag="work_failed"):
+    """The job cannot be done: trying again would repeat the error. Its cohorts are spent."""
+
+    job: str
+    reason: str
+
+
+class FleetMeasured(CloudFact, frozen=True, tag="fleet_measured"):
+    """A candidate, scaled by ``gamma``, was measured on the fleet's golden set. ``probes`` are triggers that worked."""
+
+    job: str
+    candidate: str
+    gamma: float
+    comparisons: tuple[Comparison, ...]
+    probes: tuple[str, ...]
+    seconds: float
+
+
+class FleetJudged(CloudFact, frozen=True, tag="fleet_judged"):
+    """The fleet gate's verdict: accept, rescale (to ``gamma``) or reject, and what failed."""
+
+    job: str
+    verdict: str
+    gamma: float
+    failed: tuple[tuple[str, Code], ...]
+    sentence: str
+
+
+class ReleaseSigned(CloudFact, frozen=True, tag="release_signed"):
+    """Who holds the offline keys signed the candidate as a release and published it under this version."""
+
+    job: str
+    release: str
+    version: int
+    generation: int
+
+
+class SigningRefused(CloudFact, frozen=True, tag="signing_refused"):
+    """Who holds the offline keys would not sign it."""
+
+    job: str
+    by: str
+    reason: str
 
 
 class RolloutStarted(CloudFact, frozen=True, tag="rollout_started"):
@@ -96,7 +231,38 @@ RolloutEvent = (
     | ReleaseReported
 )
 
-CloudEvent = RolloutEvent
+
+class RolloutRefused(CloudFact, frozen=True, tag="rollout_refused"):
+    """An order or a report about a rollout made no sense (``what`` it was) and changed nothing."""
+
+    rollout: str
+    what: str
+    reason: str
+
+
+class TimePassed(CloudFact, frozen=True, tag="time_passed"):
+    """The clock moved on, and something that waits for time may be due. Logged only as what follows from it."""
+
+
+CloudEvent = (
+    CloudStarted
+    | GenerationOpened
+    | CohortReceived
+    | CohortRefused
+    | ConsolidationBegan
+    | MergeRequested
+    | MergeBegan
+    | CandidateMade
+    | WorkInterrupted
+    | WorkFailed
+    | FleetMeasured
+    | FleetJudged
+    | ReleaseSigned
+    | SigningRefused
+    | RolloutRefused
+    | TimePassed
+    | RolloutEvent
+)
 
 
 _encoder = msgspec.json.Encoder()
