@@ -125,7 +125,7 @@ def test_harm_shows_where_it_was_done(world: World) -> None:
 
 def replace_kind(c: Comparison) -> Comparison:
     """The same numbers against the release: it is the incumbent here."""
-    return Comparison("release", c.condition, c.n, c.mean, c.std)
+    return Comparison("release", c.condition, c.n, c.mean, c.std, c.skew)
 
 
 def test_the_cumulative_margin_looks_at_the_release(world: World) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from evergrove.core.measures import Comparison
-from evergrove.rules.gate import Policy, State, bound_on_harm, judge, questions
+from evergrove.rules.gate import Policy, Question, State, bound_on_harm, examine, judge, questions
 from evergrove.rules.student import quantile
 
 POLICY = Policy(delta=0.05, cumulative=0.10, tau=0.10, own=0.25)
@@ -182,16 +182,28 @@ ITEMS_NEEDED = {0.5: 16, 1.0: 42, 2.0: 146}
 
 
 def test_harm_in_a_few_items_does_not_slip_through() -> None:
-    """Exponential differences at .001: Student's bound errs over three times too often, the corrected one does not."""
-    rng, alpha, trials = np.random.default_rng(6), 1e-3, 40_000
-    d = rng.exponential(1.0, (trials, N_ITEMS)).astype(np.float32) - 1  # true harm 0
+    """Exponential differences at exactly δ and .001 a look: the gate holds its level; told no skew, it errs thrice."""
+    alpha, trials, sad = 1e-3, 40_000, (3, 0)
+    policy = msgspec.structs.replace(POLICY, alpha=alpha * POLICY.looks_max)
+    d = POLICY.delta + STD * (np.random.default_rng(6).exponential(1.0, (trials, N_ITEMS)) - 1)
     mean, std = d.mean(1), d.std(1, ddof=1)
     skew = ((d - mean[:, None]) ** 3).mean(1) / d.std(1) ** 3
-    rows = list(zip(mean.tolist(), std.tolist(), skew.tolist(), strict=True))
-    plain = sum(bound_on_harm(m, s, N_ITEMS, alpha) < 0 for m, s, _ in rows)
-    corrected = sum(bound_on_harm(m, s, N_ITEMS, alpha, k) < 0 for m, s, k in rows)
-    assert at_least(plain, trials) > 3 * alpha
-    assert at_most(corrected, trials) < 2 * alpha
+    asked = [Question("incumbent", sad)]
+
+    def accepted(skews: NDArray[np.float64]) -> int:
+        rows = zip(mean.tolist(), std.tolist(), skews.tolist(), strict=True)
+        return sum(not examine(policy, [Comparison("incumbent", sad, N_ITEMS, *row)], asked) for row in rows)
+
+    assert at_least(accepted(np.zeros(trials)), trials) > 3 * alpha
+    assert at_most(accepted(skew), trials) < 2 * alpha
+
+
+def test_of_few_items_the_skew_is_not_known() -> None:
+    """Eleven items all alike and one outlier: a device's own condition is judged as it was, by mean and deviation."""
+    few = Comparison("incumbent", (7, 0), 12, 0.0, 0.05, 3.0)
+    asked = [Question("incumbent", (7, 0), own=True)]
+    plain = msgspec.structs.replace(few, skew=0.0)
+    assert examine(POLICY, [few], asked) == examine(POLICY, [plain], asked)
 
 
 def test_gain_level_is_not_part_of_the_family() -> None:

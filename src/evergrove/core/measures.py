@@ -27,7 +27,8 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``n`` counts items (losses are averaged over their (t, noise) draws first). ``mean`` and ``std`` (ddof 1) are of the
     per-item differences divided by what the condition is worth: 0 is no change, 1 as bad as being told another
-    condition. ``condition`` is a group's code.
+    condition. ``skew`` is their third moment over std³: positive where a few items bear the harm. ``condition`` is a
+    group's code.
     Kinds: candidate minus incumbent, candidate minus release, distance to the teacher minus the release's distance,
     and *gain* (candidate minus incumbent on what was learnt; negative is good).
     """
@@ -37,3 +38,4 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n: int
     mean: float
     std: float
+    skew: float = 0.0

@@ -194,7 +194,9 @@ def compared(kind: Kind, condition: Code, candidate: Values, other: Values, scal
     if n == 0:
         return Comparison(kind, condition, 0, 0.0, 0.0)
     difference = (candidate - other) / scale
-    return Comparison(kind, condition, n, float(difference.mean()), float(difference.std(ddof=1)) if n > 1 else 0.0)
+    mean, spread = float(difference.mean()), float(difference.std())
+    skew = float(((difference - mean) ** 3).mean()) / spread**3 if spread > 1e-12 else 0.0
+    return Comparison(kind, condition, n, mean, float(difference.std(ddof=1)) if n > 1 else 0.0, skew)
 
 
 def rows_of(codes: NDArray[np.int16], condition: Code) -> NDArray[np.intp]:

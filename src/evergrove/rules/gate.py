@@ -23,12 +23,14 @@ from evergrove.core.conditions import Code
 from evergrove.core.measures import Comparison, Kind
 from evergrove.rules.student import quantile
 
+SKEW_ITEMS_MIN = 48
+"""Golden items of a condition from which on the bound on harm is corrected for skew."""
 NO_GAIN = "no golden picture here could show a gain"
 Outcome = Literal["accept", "rescale", "reject", "refresh", "alarm"]
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Margins, in units of what a condition is worth (.15: fifteen per cent of the way to not knowing it; ADR 0005).
+    """Margins, in units of what a condition is worth (.2: a fifth of the way to not knowing it; ADR 0005).
 
     ``delta`` bounds one update against the incumbent, ``cumulative`` all updates against the signed release, ``tau``
     the distance to the teacher against the release's own distance, ``own`` one update on a condition that the device
@@ -156,6 +158,7 @@ def judge(
     expected: Sequence[Question],
     gamma: float,
     name: Callable[[Code], str] = code_words,
+    needs_gain: bool = True,
 ) -> tuple[State, Verdict]:
     """One look at a candidate scaled by ``gamma`` (one of ``policy.gammas``, the largest first).
 
@@ -163,6 +166,7 @@ def judge(
     so is an empty list or one without a gain: what was not measured does not pass. A candidate that fails is sent back
     at the next γ, after the last one it is rejected; what rescaling cannot mend (nothing measurable, nothing changed, a
     harm so large that even the smallest γ would leave more than the margin of it) is rejected at once.
+    ``needs_gain`` is False only where nothing is to be learnt: an adapter that is merged into its base.
     """
     # 1. Is this golden set still good for a look?
     first = gamma == policy.gammas[0]
@@ -172,7 +176,7 @@ def judge(
 
     # 2. Answer every question.
     failed = examine(policy, comparisons, expected)
-    if expected and not any(q.kind == "gain" for q in expected):
+    if needs_gain and expected and not any(q.kind == "gain" for q in expected):
         failed = (Failure("gain", (), None, None, 0.0, NO_GAIN), *failed)
     if not failed:
         return state, Verdict("accept", gamma, (), _accept_sentence(expected, gamma))
@@ -246,12 +250,14 @@ def _answer(policy: Policy, question: Question, found: list[Comparison]) -> list
     if len(found) != 1:
         return failure(None, "not measured" if not found else f"measured {len(found)} times")
     c = found[0]
-    if not (math.isfinite(c.mean) and math.isfinite(c.std) and c.std >= 0):
+    if not (math.isfinite(c.mean) and math.isfinite(c.std) and math.isfinite(c.skew) and c.std >= 0):
         return failure(None, "not a number")
     if c.n < max(policy.n_min, 2):
         return failure(None, f"only {c.n} golden items, {max(policy.n_min, 2)} needed")
     gain = question.kind == "gain"
-    bound = bound_on_harm(c.mean, c.std, c.n, policy.alpha_gain if gain else policy.alpha_look)
+    # Of a device's own few items the skew is not known well enough to correct by, and no error rate is promised there.
+    skew = 0.0 if gain or c.n < SKEW_ITEMS_MIN else c.skew
+    bound = bound_on_harm(c.mean, c.std, c.n, policy.alpha_gain if gain else policy.alpha_look, skew)
     if gain:
         return [] if bound < 0 else failure(bound, "no gain shown", c.mean)
     return [] if bound <= margin else failure(bound, "lost" if c.mean > margin else "not shown to be kept", c.mean)

@@ -95,9 +95,12 @@ def judge(policy: Policy, state: State, event: ev.FleetMeasured, now_s: float) -
     work = of_work(state, event.job, "measure")
     if work is None or event.candidate != work.candidate or event.gamma != work.gamma:
         return state, []
-    learning = state.learning if work.purpose == "consolidate" else ()
+    learns = work.purpose == "consolidate"
+    learning = state.learning if learns else ()
     expected = gate.questions(state.conditions, (), learning, teacher=state.teacher)
-    looking, verdict = gate.judge(state.looking, policy.gate, event.comparisons, expected, work.gamma)
+    looking, verdict = gate.judge(
+        state.looking, policy.gate, event.comparisons, expected, work.gamma, needs_gain=learns
+    )
     state = change(state, looking=looking)
     outcome, sentence = str(verdict.outcome), verdict.sentence
     if event.probes and outcome != "reject":  # no smaller scale makes a trigger harmless
