@@ -28,7 +28,7 @@ def loss_of(blt: Blt, n: int, separation: int, participations: int, loss: Loss =
     return measure(blt, n, separation, participations)
 
 
-def optimise(n: int, separation: int, participations: int, n_buffers: int = 3, loss: Loss = "max") -> Blt:
+def optimise(n: int, separation: int, participations: int, n_buffers: int = 2, loss: Loss = "max") -> Blt:
     """The best BLT found with at most ``n_buffers`` buffers; more buffers never give a larger loss.
 
     Grows from independent noise, a buffer at a time. Seconds for n in the thousands. Raises ``UsageError`` for limits
