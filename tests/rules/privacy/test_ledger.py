@@ -138,6 +138,19 @@ def test_rounds_come_in_order_and_once() -> None:
         ledger.charge_quantile(released(plan(quantile_multiplier=None), 1), 3, "north")
 
 
+def test_a_cloud_charges_what_it_is_handed_and_all_that_was_withheld() -> None:
+    """Rounds 0 and 4 arrive, 4 twice: five rounds are spent. One past the budget is refused by the cloud, too."""
+    book = ledger.open_stream(Ledger(FREE), PLAN)
+    for round_ in (0, 4, 4, 2):
+        book = ledger.charge_through(book, 3, "north", round_)
+    assert book == released(PLAN, 5)
+    tight = ledger.open_stream(Ledger(Budget(generation=1.0)), plan(multiplier=calibrate(2.0, 1e-6)))
+    with pytest.raises(BudgetSpent, match="generation 3 to ε"):
+        ledger.charge_through(tight, 3, "north", 11)
+    with pytest.raises(BudgetSpent, match="the 12 rounds"):
+        ledger.charge_through(book, 3, "north", 12)
+
+
 @pytest.mark.parametrize(
     "change", [{"clip": 0.8}, {"multiplier": 21.0}, {"separation": 5}, {"participations": 3}, {"cohort": 6}]
 )

@@ -127,6 +127,17 @@ def charge_round(ledger: Ledger, generation: int, fog: str, round_: int) -> Ledg
     return _with(ledger, after)
 
 
+def charge_through(ledger: Ledger, generation: int, fog: str, round_: int) -> Ledger:
+    """The ledger of a cloud that is handed round ``round_``: that one is charged, and all before it that it never saw.
+
+    The same ledger where it is charged already: a cloud may be handed the same bytes twice. Raises ``BudgetSpent``
+    where the round would pass the budget: then the cloud does not take it, whatever its fog thought.
+    """
+    while (spent := _open(ledger, generation, fog)).rounds <= round_:
+        ledger = charge_round(ledger, generation, fog, spent.rounds)
+    return ledger
+
+
 def charge_quantile(ledger: Ledger, generation: int, fog: str) -> Ledger:
     """The ledger after the stream's one private count of norms. Raises as ``charge_round`` does."""
     spent = _open(ledger, generation, fog)
