@@ -283,6 +283,8 @@ def test_digest_and_equality_do_not_depend_on_who_wrote_a_number() -> None:
         b'{"budget":{"generation":0.0}}',
         b'{"unknown":1}',
         b'{"version":2}',
+        b'{"\xecudget":1}',
+        b'{"streams":' + b"[" * 100_000,
     ],
 )
 def test_damaged_ledgers_are_refused(damage: bytes) -> None:

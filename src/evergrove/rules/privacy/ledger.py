@@ -219,7 +219,7 @@ def decode(data: bytes) -> Ledger:
         return msgspec.json.decode(data, type=Ledger)
     except CorruptState:
         raise
-    except (msgspec.MsgspecError, ValueError, EvergroveError) as fault:  # ValueError: a key that is not UTF-8
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, EvergroveError) as fault:
         raise CorruptState(f"a privacy ledger was not understood: {fault}; restore it, or stop releasing") from fault
 
 
