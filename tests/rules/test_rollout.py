@@ -278,6 +278,21 @@ def test_those_who_took_it_and_never_came_back_are_failures() -> None:
     assert "10 took it and never came back" in state.sentence
 
 
+def test_the_quick_do_not_speak_for_the_dead() -> None:
+    """200 of 300 took it; 69 good reports would be enough, but not while 131 are on probation and may be dead."""
+    state = passed(begin(), 3)
+    last = members(state, 3)
+    assert settle(report(state, last[:69], "confirmed")).status == "complete"
+    state = settle(report(report(state, last[:200], "accepted"), last[:69], "confirmed"))
+    assert state.status == "running"
+    for i in range(69, 200):
+        state = settle(report(state, [last[i]], "confirmed"))
+        if state.status == "complete":
+            break
+    assert state.tallies[3].pending == 2
+    assert health.bounds(2, 200, 0.05)[1] < 0.05 < health.bounds(3, 200, 0.05)[1]
+
+
 # ---- the bounds ------------------------------------------------------------------------------------------------------
 
 

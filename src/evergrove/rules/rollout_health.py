@@ -5,8 +5,9 @@ have an outcome and e of these failed:
 
 1. *stop*, for any stage so far, when e > share·m (the share is past whatever else comes), or when the lower bound on
    the error rate is above the share;
-2. *pass* when n ≥ reports_min (or all m) and the upper bound is below the share, or even if all that are silent had
-   failed the share would hold: e + (m − n) ≤ share·m, which is what small stages pass by;
+2. *pass* when n ≥ reports_min (or all m) and the upper bound is below the share even if all that are still on
+   probation had failed (a dead device does not report, so the first to report are not the typical ones); or when the
+   share would hold even if all that are silent had failed, e + (m − n) ≤ share·m, which is what small stages pass by;
 3. *time-out*: then those that took the release and never came back count as failures for the lower bound; if that does
    not stop the rollout, it pauses for a person.
 
@@ -103,7 +104,7 @@ def _within_the_share(policy: Policy, stage: Stage, tally: Tally) -> str:
     share, members = _share(policy), max(stage.members, tally.settled)
     if tally.settled < min(policy.reports_min, members):
         return ""
-    _, high = bounds(tally.bad, tally.settled, policy.alpha)
+    _, high = bounds(tally.bad + tally.pending, tally.settled + tally.pending, policy.alpha)
     if high < share:
         return f"{stage.name}: {_words(tally, stage)}: the error rate is below {high:.1%}"
     if not policy.flip and tally.settled and tally.bad + members - tally.settled <= share * members:
