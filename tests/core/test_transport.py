@@ -49,7 +49,11 @@ class Seen(NamedTuple):
 
 @pytest.mark.parametrize(
     "message",
-    [transport.AssistRequest(RELEASE), transport.TrustedRequest(RELEASE, b"sealed")],
+    [
+        transport.AssistRequest(RELEASE),
+        transport.TrustedRequest(RELEASE, b"sealed"),
+        transport.Update(RELEASE, "cd" * 32, "ef" * 32, 3, "01" * 32, "23" * 32, 250_000),
+    ],
     ids=lambda message: type(message).__name__,
 )
 def test_a_message_survives_its_encoding(message: transport.OutboundMessage) -> None:
@@ -79,7 +83,7 @@ def test_a_new_message_must_be_listed_first() -> None:
     class Sneaky(transport.Outbound, frozen=True, tag="sneaky"):
         mood: str
 
-    with pytest.raises(UsageError, match="only AssistRequest, TrustedRequest do"):
+    with pytest.raises(UsageError, match="only AssistRequest, TrustedRequest, Update do"):
         transport.encode(Sneaky("happy"))  # type: ignore[arg-type]
     assert set(transport.VARIABLE) == set(typing.get_args(transport.OutboundMessage))
     assert set(transport.VARIABLE) >= transport.TIMING | transport.HEALTH
@@ -94,6 +98,8 @@ def test_what_is_not_understood_is_refused() -> None:
         ({"kind": "assist_request", "release": "r", "mood": 1}, "unknown field `mood`"),
         ({"kind": "assist_request", "release": "r", "version": 2}, "version 2"),
         ({"kind": "assist_request", "release": 5}, r"\$\.release"),
+        ({"kind": "update", "release": RELEASE.upper()}, r"\$\.release"),
+        ({"kind": "update", "release": RELEASE + "\n"}, r"\$\.release"),
     ):
         with pytest.raises(InvalidInput, match=reason):
             transport.decode(msgspec.msgpack.encode(bad))

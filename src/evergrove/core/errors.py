@@ -14,6 +14,7 @@
         ├── UnknownCondition            1  a factor or a value that the vocabulary does not hold
         ├── InvalidMedia                1  an observation that cannot be used (undecodable, blank, too large)
         ├── InvalidArtefact             1  a base, adapter or golden set that fails its checks
+        ├── UpdateRefused               1  a device's update that a fog does not take
         └── CorruptState                1  a log, record or pointer on disk that fails its checks
 
 A message names what was wrong, where, and the way out.
@@ -84,6 +85,14 @@ class InvalidMedia(InvalidInput):
 
 class InvalidArtefact(InvalidInput):
     """A base, adapter or golden set that fails its checks (hash, shape, dtype, finite, metadata)."""
+
+
+class UpdateRefused(InvalidInput):
+    """A device's update that a fog does not take. ``reason`` is the short word that events carry (``core/fog``)."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class CorruptState(InvalidInput):

@@ -6,7 +6,7 @@ reducer to it (non-interference).
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 import msgspec
 
@@ -16,6 +16,10 @@ from evergrove.core.errors import InvalidInput, UsageError
 
 VERSION = 1
 REQUEST_BYTES_MAX = 128 << 20
+HEAD_BYTES_MAX = 2048
+"""Of an update's head."""
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+"""64 hex digits; a participation token (``rules/participation``) has the same form."""
 
 
 class Outbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -44,17 +48,44 @@ class TrustedRequest(Outbound, frozen=True, tag="trusted_request"):
     version: int = VERSION
 
 
-OutboundMessage = AssistRequest | TrustedRequest
+class Update(Outbound, frozen=True, tag="update"):
+    """The head of an update: which release it belongs to, and what the body of ``n_bytes`` behind it must be.
 
-VARIABLE: Mapping[type[Outbound], tuple[str, ...]] = {AssistRequest: (), TrustedRequest: ("letter",)}
+    ``release``, ``base``, ``basis`` are the SHA-256 of manifest, base and A; ``generation`` is theirs. ``token`` stands
+    for one participation, however often it is sent; ``digest`` is the body's SHA-256. The body is ``rules/params``.
+    """
+
+    category: ClassVar[str] = "update"
+
+    release: Sha256
+    base: Sha256
+    basis: Sha256
+    generation: Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+    token: Sha256
+    digest: Sha256
+    n_bytes: Annotated[int, msgspec.Meta(ge=1, le=REQUEST_BYTES_MAX)]
+    version: int = VERSION
+
+
+OutboundMessage = AssistRequest | TrustedRequest | Update
+
+VARIABLE: Mapping[type[Outbound], tuple[str, ...]] = {
+    AssistRequest: (),
+    TrustedRequest: ("letter",),
+    Update: ("digest",),
+}
 """The fields of each message that may depend on observations; all others are the same whatever a device has seen.
 
-``letter`` is ciphertext, and its size is a power of two of at least 1 MiB (``adapters/letters``). A new kind of message
-must be entered here before it can be encoded. An update's fields will stand here when there are updates.
+``letter`` is ciphertext, and its size is a power of two of at least 1 MiB (``adapters/letters``). ``digest`` is that of
+the update's body, and *the whole body* depends on observations: it is what was learnt from them, clipped and not
+noised, and the fog that it is sent to sees it (DESIGN §1 says whom ε protects from whom). ``n_bytes`` is the same for
+all devices of a release that send the same dtype, and ``token`` is chance. A new kind of message must be entered here
+before it can be encoded.
 """
-TIMING: frozenset[type[Outbound]] = frozenset({AssistRequest, TrustedRequest})
+TIMING: frozenset[type[Outbound]] = frozenset({AssistRequest, TrustedRequest, Update})
 """Messages whose moment, and whether there has been one yet, may depend on observations: they are sent when a learning
-job is placed, and a job begins once enough has been kept. So who watches the line can tell *that* a device learns."""
+job is placed, and a job begins once enough has been kept; an update, when one has been accepted. So who watches the
+line can tell *that* a device learns."""
 HEALTH: frozenset[type[Outbound]] = frozenset()
 """Messages that carry health bits: none yet."""
 
@@ -159,7 +190,7 @@ if TYPE_CHECKING:
 
     from evergrove.core.events import TimePassed
 
-    _T = TypeVar("_T", AssistRequest | TrustedRequest, TrustedWork, TrustedResult)
+    _T = TypeVar("_T", OutboundMessage, TrustedWork, TrustedResult)
 
     # Checked by mypy, which refuses an ignore that is not needed: to encode a local fact *is* a type error.
     encode(TimePassed())  # type: ignore[arg-type]
