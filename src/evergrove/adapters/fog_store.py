@@ -1,0 +1,333 @@
+"""A fog's memory: the reducer's state in a database, the waiting updates and the sums as files beside it.
+
+``feed`` is one transaction: it locks, loads the part of the state that its events can touch, lets the reducer decide,
+and commits state, facts and the rows of bodies together. What survives a kill at any instant is what was committed;
+files are durable before the row that names them. Any number of workers may share one store.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+
+from evergrove.adapters import fog_database as db
+from evergrove.adapters.files import Files, read_bounded
+from evergrove.adapters.fog_bodies import ORPHAN_S, Bodies
+from evergrove.core import fog
+from evergrove.core.errors import CorruptState
+from evergrove.core.fog import Cohort, FogEvent
+from evergrove.core.release import sha256_hex
+from evergrove.rules.params import Layout
+from evergrove.tiers.fog import Counted, Member, State, settle, touches
+
+EVENTS_KEPT = 100_000
+"""Facts kept for people to read."""
+COMPACT_EVERY = 500
+SUM_BYTES_MAX = 1 << 30
+
+
+@dataclass(frozen=True)
+class Part:
+    """One waiting update of a cohort: its file's name, the SHA-256 that it must have, and its clipping factor."""
+
+    token: str
+    file: str
+    digest: str
+    factor: float
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A cohort's sum as it will be handed over, and what commits with it: noise state and entry of the ε ledger."""
+
+    data: bytes
+    epsilon: float | None
+    noise: bytes | None
+    entry: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A sum that waits for the cloud."""
+
+    cohort: Cohort
+    digest: str
+    n_bytes: int
+    epsilon: float | None
+
+
+class FogStore:
+    """Opened over a database and a folder. Thread-safe. ``files`` may kill or fill the disk, in tests."""
+
+    def __init__(self, folder: Path, url: str | None = None, files: Files | None = None) -> None:
+        """``url`` None: SQLite in the folder. Several workers share the folder too."""
+        self._files = files or Files()
+        self._files.make_folder(folder)
+        self.bodies = Bodies(folder / "bodies", self._files)
+        self._sums = folder / "sums"
+        self._files.make_folder(self._sums)
+        self._database = db.Database(url or db.sqlite_url(folder / "fog.db"))
+        self._n_fed = 0
+
+    def close(self) -> None:
+        """Lets go of the database."""
+        self._database.close()
+
+    # ---- deciding ----------------------------------------------------------------------------------------------------
+
+    def feed(
+        self, events: Sequence[FogEvent], now_s: float, files: Mapping[tuple[str, str], str] | None = None
+    ) -> tuple[list[list[FogEvent]], list[fog.FogOrder]]:
+        """Decides about events in one transaction: the facts per event, and the orders to carry out afterwards.
+
+        ``files``: the body's file of each (token, digest) that may be counted. Raises ``Unreachable`` where the
+        database does not answer; then nothing happened.
+        """
+        with self._database.writing() as (link, head):
+            facts, orders = self._decide(link, head, events, now_s, files or {})
+        self._n_fed += 1
+        if self._n_fed % COMPACT_EVERY == 0:
+            self._compact()
+        return facts, orders
+
+    def glance(self, events: Sequence[FogEvent], now_s: float) -> tuple[list[list[FogEvent]], list[fog.FogOrder]]:
+        """What ``feed`` would say now, without a lock, and without a trace."""
+        with self._database.reading() as link:
+            state = _slice(link, link.execute(sa.select(db.HEAD.c.state)).scalar_one(), events)
+        _, facts, orders = settle(state, events, now_s)
+        return facts, orders
+
+    def state(self) -> State:
+        """The state without its devices and tokens."""
+        with self._database.reading() as link:
+            return _decoded(link.execute(sa.select(db.HEAD.c.state)).scalar_one())
+
+    def open_generation(
+        self, plan: fog.Plan, layout: Layout, now_s: float
+    ) -> tuple[list[FogEvent], list[fog.FogOrder]]:
+        """Feeds ``GenerationPlanned``, and keeps the layout that its updates have."""
+        plan.check()
+        with self._database.writing() as (link, head):
+            known = sa.select(db.GENERATIONS.c.generation).where(db.GENERATIONS.c.generation == plan.generation)
+            if link.execute(known).first() is None:
+                text = msgspec.json.encode(layout).decode()
+                link.execute(db.GENERATIONS.insert().values(generation=plan.generation, layout=text, noise=None))
+            facts, orders = self._decide(link, head, [fog.GenerationPlanned(plan)], now_s, {})
+        return facts[0], orders
+
+    def layout(self, generation: int) -> Layout:
+        """The layout of a generation. Raises ``CorruptState`` for one that was never opened."""
+        with self._database.reading() as link:
+            text = link.execute(
+                sa.select(db.GENERATIONS.c.layout).where(db.GENERATIONS.c.generation == generation)
+            ).scalar_one_or_none()
+        if text is None:
+            raise CorruptState(f"the fog's database knows no generation {generation}; open it again")
+        return msgspec.json.decode(text, type=Layout)
+
+    # ---- summing -----------------------------------------------------------------------------------------------------
+
+    def parts(self, cohort: Cohort) -> list[Part]:
+        """The updates of a cohort in the canonical order: by token."""
+        b = db.BODIES.c
+        with self._database.reading() as link:
+            rows = link.execute(
+                sa.select(b.token, b.file, b.digest, b.factor).where(*_in(db.BODIES, cohort)).order_by(b.token)
+            ).all()
+        return sorted((Part(*row) for row in rows), key=lambda part: part.token)  # whatever the collation
+
+    def seal(
+        self, cohort: Cohort, make: Callable[[bytes | None], Sealed], now_s: float
+    ) -> tuple[list[FogEvent], list[fog.FogOrder]]:
+        """Commits a cohort's sum, the noise's state and the ledger's entry together, once.
+
+        ``make`` gets the noise's state before (None: none yet) and is called under the lock. Where another worker was
+        faster, or it is not this cohort's turn, nothing happens. What ``make`` raises undoes everything.
+        """
+        with self._database.writing() as (link, head):
+            if _decoded(head).closed[:1] != (cohort,):
+                return [], []
+            generation = db.GENERATIONS.c.generation == cohort.generation
+            sealed = make(link.execute(sa.select(db.GENERATIONS.c.noise).where(generation)).scalar_one())
+            digest, n_bytes = sha256_hex(sealed.data), len(sealed.data)
+            self._files.write(self._sums / digest, sealed.data)
+            link.execute(
+                db.SUMS.insert().values(
+                    generation=cohort.generation,
+                    number=cohort.number,
+                    digest=digest,
+                    n_bytes=n_bytes,
+                    epsilon=sealed.epsilon,
+                    at_s=now_s,
+                )
+            )
+            link.execute(db.GENERATIONS.update().where(generation).values(noise=sealed.noise))
+            link.execute(
+                db.LEDGER.insert().values(generation=cohort.generation, number=cohort.number, entry=sealed.entry)
+            )
+            summed = fog.CohortSummed(cohort, digest, n_bytes, sealed.epsilon)
+            facts, orders = self._decide(link, head, [summed], now_s, {})
+        return facts[0], orders
+
+    def delete_bodies(self, cohort: Cohort) -> int:
+        """Deletes a cohort's single updates: the files, then their rows; how many."""
+        parts = self.parts(cohort)
+        self.bodies.delete([part.file for part in parts])
+        with self._database.writing() as (link, _):
+            link.execute(db.BODIES.delete().where(*_in(db.BODIES, cohort)))
+        return len(parts)
+
+    # ---- handing over ------------------------------------------------------------------------------------------------
+
+    def ready(self) -> list[Ready]:
+        """The sums that wait for the cloud, in order."""
+        waiting = self.state().ready
+        s = db.SUMS.c
+        with self._database.reading() as link:
+            rows = link.execute(sa.select(s.generation, s.number, s.digest, s.n_bytes, s.epsilon)).all()
+        known = {Cohort(row[0], row[1]): Ready(Cohort(row[0], row[1]), *row[2:]) for row in rows}
+        return [known[cohort] for cohort in waiting]
+
+    def read_sum(self, cohort: Cohort) -> bytes:
+        """The bytes of a sum, always the same. Raises ``CorruptState`` where they are damaged or not kept any more."""
+        with self._database.reading() as link:
+            digest = link.execute(sa.select(db.SUMS.c.digest).where(*_in(db.SUMS, cohort))).scalar_one_or_none()
+        data = b""
+        if digest is not None:
+            with contextlib.suppress(FileNotFoundError):
+                data = read_bounded(self._sums / digest, SUM_BYTES_MAX)
+        if sha256_hex(data) != digest:
+            raise CorruptState(
+                f"the sum of cohort {cohort.generation}.{cohort.number} is damaged, or not kept any more"
+            )
+        return data
+
+    def ledger(self) -> list[str]:
+        """The ε ledger's entries, oldest first."""
+        with self._database.reading() as link:
+            return list(link.execute(sa.select(db.LEDGER.c.entry).order_by(db.LEDGER.c.seq)).scalars())
+
+    def events(self, after_seq: int = 0, n_max: int = 1000) -> list[tuple[int, float, FogEvent]]:
+        """Facts after a number, oldest first: (number, seconds since 1970, fact)."""
+        e = db.EVENTS.c
+        asked = sa.select(e.seq, e.at_s, e.event).where(e.seq > after_seq).order_by(e.seq).limit(n_max)
+        with self._database.reading() as link:
+            return [(seq, at_s, fog.decode(text)) for seq, at_s, text in link.execute(asked)]
+
+    # ---- housekeeping ------------------------------------------------------------------------------------------------
+
+    def tidy(self, orphan_s: float = ORPHAN_S) -> None:
+        """What kills left: files that no row names, updates of cohorts that are over, sums that the cloud has."""
+        b = db.BODIES.c
+        with self._database.reading() as link:
+            state = _decoded(link.execute(sa.select(db.HEAD.c.state)).scalar_one())
+            rows = link.execute(sa.select(b.generation, b.number, b.file)).all()
+            kept = {
+                digest
+                for generation, number, digest in link.execute(
+                    sa.select(db.SUMS.c.generation, db.SUMS.c.number, db.SUMS.c.digest)
+                )
+                if Cohort(generation, number) in state.ready
+            }
+        live = {*state.closed, *([state.open] if state.plan is not None else [])}
+        for cohort in {Cohort(generation, number) for generation, number, _ in rows} - live:
+            self.delete_bodies(cohort)
+        self.bodies.sweep({file for _, _, file in rows}, orphan_s)
+        Bodies(self._sums, self._files).sweep(kept, orphan_s)
+
+    def _compact(self) -> None:
+        with self._database.writing() as (link, _):
+            newest = link.execute(sa.select(sa.func.max(db.EVENTS.c.seq))).scalar_one() or 0
+            link.execute(db.EVENTS.delete().where(db.EVENTS.c.seq <= newest - EVENTS_KEPT))
+
+    def _decide(
+        self,
+        link: sa.Connection,
+        head: str,
+        events: Sequence[FogEvent],
+        now_s: float,
+        files: Mapping[tuple[str, str], str],
+    ) -> tuple[list[list[FogEvent]], list[fog.FogOrder]]:
+        """The reducer's word on a locked slice of the state, and every row that it changes."""
+        before = _slice(link, head, events)
+        after, facts, orders = settle(before, events, now_s)
+        text = _encoded(after)
+        if text != head:
+            link.execute(db.HEAD.update().values(state=text))
+        if before.plan is not None and after.plan is not None and after.plan.generation != before.plan.generation:
+            link.execute(db.TOKENS.delete())
+        _save_devices(link, before, after)
+        new = [(token, after.tokens[token]) for token in after.tokens if token not in before.tokens]
+        if new:
+            link.execute(db.TOKENS.insert(), [_token_row(token, counted) for token, counted in new])
+        flat = [fact for kept in facts for fact in kept]
+        bodies = [
+            _body_row(fact, files[fact.token, fact.digest]) for fact in flat if isinstance(fact, fog.UpdateCounted)
+        ]
+        if bodies:
+            link.execute(db.BODIES.insert(), bodies)
+        if flat:
+            link.execute(db.EVENTS.insert(), [{"at_s": now_s, "event": fog.encode(fact).decode()} for fact in flat])
+        return facts, orders
+
+
+def _slice(link: sa.Connection, head: str, events: Sequence[FogEvent]) -> State:
+    """The state with the devices and tokens that the events can touch."""
+    names, tokens = touches(events)
+    state = _decoded(head)
+    if names:
+        rows = link.execute(sa.select(db.DEVICES.c.device, db.DEVICES.c.member).where(db.DEVICES.c.device.in_(names)))
+        devices = {name: msgspec.json.decode(text, type=Member) for name, text in rows}
+        state = msgspec.structs.replace(state, devices=devices)
+    if tokens:
+        t = db.TOKENS.c
+        asked = sa.select(t.token, t.device, t.digest, t.generation, t.number).where(t.token.in_(tokens))
+        counted = {
+            token: Counted(device, digest, Cohort(generation, number))
+            for token, device, digest, generation, number in link.execute(asked)
+        }
+        state = msgspec.structs.replace(state, tokens=counted)
+    return state
+
+
+def _save_devices(link: sa.Connection, before: State, after: State) -> None:
+    for name, member in after.devices.items():
+        known = before.devices.get(name)
+        if member == known:
+            continue
+        text = msgspec.json.encode(member).decode()
+        if known is None:
+            link.execute(db.DEVICES.insert().values(device=name, member=text))
+        else:
+            link.execute(db.DEVICES.update().where(db.DEVICES.c.device == name).values(member=text))
+
+
+def _token_row(token: str, counted: Counted) -> dict[str, object]:
+    at = counted.cohort
+    return {"token": token, "device": counted.device, "digest": counted.digest, "generation": at.generation,
+            "number": at.number}  # fmt: skip
+
+
+def _body_row(fact: fog.UpdateCounted, file: str) -> dict[str, object]:
+    at = fact.cohort
+    return {"token": fact.token, "generation": at.generation, "number": at.number, "digest": fact.digest,
+            "file": file, "factor": fact.factor}  # fmt: skip
+
+
+def _in(table: sa.Table, cohort: Cohort) -> tuple[sa.ColumnElement[bool], ...]:
+    return table.c.generation == cohort.generation, table.c.number == cohort.number
+
+
+def _encoded(state: State) -> str:
+    """The state without what has tables of its own."""
+    return msgspec.json.encode(msgspec.structs.replace(state, devices={}, tokens={})).decode()
+
+
+def _decoded(text: str) -> State:
+    try:
+        return msgspec.json.decode(text, type=State)
+    except msgspec.MsgspecError as fault:
+        raise CorruptState(f"the fog's state was not understood ({fault}); made by another version?") from fault

@@ -1,0 +1,325 @@
+"""One contract over SQLite and PostgreSQL: what is committed stays, counts once, and is what one worker would make."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from fogs import LAYOUT, body, head, plan, vector
+from numpy.typing import NDArray
+from servers import Postgres
+from sqlalchemy import create_engine, inspect
+
+from evergrove.adapters import fog_database
+from evergrove.adapters.fog_database import REVISION, Database, sqlite_url, tables
+from evergrove.adapters.fog_store import FogStore
+from evergrove.core import fog
+from evergrove.core.errors import BudgetSpent, CorruptState, InvalidInput, Unreachable, UpdateRefused, UsageError
+from evergrove.core.fog import Cohort, Receipt
+from evergrove.core.ports import Noised
+from evergrove.core.transport import Update
+from evergrove.rules import params
+from evergrove.runtime.fog_service import Answer, FogService, faulty
+
+Open = Callable[[], FogService]
+
+
+@pytest.fixture
+def opener(tmp_path: Path, url: str | None) -> Iterator[Open]:
+    """Opens worker after worker over one store."""
+    stores = []
+
+    def one(noise: object = None) -> FogService:
+        stores.append(FogStore(tmp_path / "fog", url))
+        return FogService("north", stores[-1], lambda: 100.0, noise)  # type: ignore[arg-type]
+
+    yield one
+    for store in stores:
+        store.close()
+
+
+def planned(worker: FogService, *devices: str, **changes: object) -> FogService:
+    """A worker whose fog has a plan and these devices."""
+    for device in devices:
+        worker.feed(fog.DeviceEnrolled(device))
+    worker.open(plan(**changes), LAYOUT)
+    return worker
+
+
+def submit(worker: FogService, device: str, data: bytes, nonce: int = 0, update: Update | None = None) -> Answer:
+    """As the web does it: head, body, decision."""
+    update = update or head(device, data, nonce)
+    if not worker.offer(device, update):
+        return worker.decide([(fog.UpdateOffered(device, update), "")])[0]
+    upload = worker.store.bodies.begin(update.digest, update.n_bytes)
+    try:
+        upload.write(data[:100])
+        upload.write(data[100:])
+    except UpdateRefused as fault:
+        upload.drop()
+        return worker.decide([(faulty(device, update, fault), "")])[0]
+    return worker.decide([worker.measure(device, update, upload)])[0]
+
+
+def total_of(worker: FogService, cohort: Cohort) -> NDArray[np.float32]:
+    """A handed-over sum."""
+    return params.decode(worker.store.read_sum(cohort), LAYOUT)
+
+
+def files(tmp_path: Path, kind: str) -> list[str]:
+    """What lies in a folder of the store."""
+    return sorted(path.name for path in (tmp_path / "fog" / kind).iterdir())
+
+
+def test_a_cohort_lives_through_a_restart_between_any_two_steps(opener: Open, tmp_path: Path) -> None:
+    """Each step by a worker that has just been opened: counted, repeated, summed, handed over; nothing is left over."""
+    planned(opener(), "a", "b", "c").store.close()
+    for i, device in enumerate("abc"):
+        assert submit(opener(), device, body(i)) == Receipt(head(device, body(i)).token, Cohort(1, 0), False)
+    assert submit(opener(), "a", body(0)) == Receipt(head("a", body(0)).token, Cohort(1, 0), True)
+    assert len(files(tmp_path, "bodies")) == 3
+    worker = opener()
+    worker.start()
+    worker.work()
+    assert files(tmp_path, "bodies") == []
+    (ready,) = opener().ready()
+    assert (ready.cohort, ready.epsilon) == (Cohort(1, 0), None)
+    assert np.allclose(total_of(opener(), Cohort(1, 0)), sum(vector(i) for i in range(3)), atol=1e-6)
+    opener().handed_over(Cohort(1, 0))
+    assert opener().ready() == []
+    kinds = " ".join(type(event).__name__ for _, _, event in opener().store.events())
+    assert kinds == (
+        "DeviceEnrolled DeviceEnrolled DeviceEnrolled GenerationPlanned UpdateCounted UpdateCounted UpdateCounted "
+        "CohortClosed UpdateRepeated FogStarted CohortSummed CohortHandedOver"
+    )
+    assert '"epsilon":null' in opener().store.ledger()[0]
+    assert opener().store.layout(1) == LAYOUT
+
+
+def test_a_refused_update_leaves_an_event_and_no_file(opener: Open, tmp_path: Path) -> None:
+    """Wrong bytes, wrong numbers, wrong device; each in words."""
+    worker = planned(opener(), "a")
+    nan = body(1)[:-4] + np.array([np.nan], "<f4").tobytes()
+    short = head("a", body(1))
+    for device, data, update, word in (
+        ("a", nan, None, "not finite"),
+        ("x", body(1), None, "unknown device"),
+        ("a", body(1)[:-1] + b"x", short, "wrong digest"),
+        ("a", body(1)[:-1], short, "wrong size"),
+        ("a", body(1) + b"x", short, "wrong size"),
+        ("a", body(1), head("b", body(1)), "token of another"),
+    ):
+        answer = submit(worker, device, data, update=update)
+        assert isinstance(answer, UpdateRefused)
+        assert answer.reason == word
+    assert files(tmp_path, "bodies") == []
+    refused = [event.reason for _, _, event in worker.store.events() if isinstance(event, fog.UpdateRefused)]
+    assert refused == ["not finite", "unknown device", "wrong digest", "wrong size", "wrong size", "token of another"]
+    assert worker.store.state().n_updates == 0
+
+
+def test_one_token_with_two_bodies_in_one_batch_counts_the_first(opener: Open) -> None:
+    """And its file is the one that is kept."""
+    worker = planned(opener(), "a", cohort=1, cohort_min=1)
+    batch = []
+    for seed in (1, 2):
+        update = head("a", body(seed))
+        upload = worker.store.bodies.begin(update.digest, update.n_bytes)
+        upload.write(body(seed))
+        batch.append(worker.measure("a", update, upload))
+    first, second = worker.decide(batch)
+    assert isinstance(first, Receipt)
+    assert isinstance(second, UpdateRefused)
+    worker.work()
+    assert np.allclose(total_of(worker, Cohort(1, 0)), vector(1))
+
+
+def test_a_new_generation_ends_the_old_ones_tokens_and_open_updates(opener: Open, tmp_path: Path) -> None:
+    """A closed cohort is still summed; the plan of an older generation, or another layout, is refused."""
+    worker = planned(opener(), *"abc", cohort=2)
+    for device in "abc":
+        submit(worker, device, body(1))
+    second = params.Layout(LAYOUT.base, LAYOUT.basis, 2, LAYOUT.vocabulary, LAYOUT.slots)
+    worker.open(plan(generation=2, layout=second.digest), second)
+    worker.work()
+    assert files(tmp_path, "bodies") == []
+    assert [ready.cohort for ready in worker.ready()] == [Cohort(1, 0)]
+    with pytest.raises(UsageError, match="generation 1 was refused"):
+        worker.open(plan(), LAYOUT)
+    with pytest.raises(UsageError, match="the layout is not"):
+        worker.open(plan(generation=2), second)
+    terms = worker.terms()
+    assert terms is not None
+    assert (terms.epsilon, terms.cohort, terms.plan.generation) == (None, 0, 2)
+    assert "ε = ∞" in terms.protection
+    with pytest.raises(CorruptState, match="no generation 9"):
+        worker.store.layout(9)
+
+
+def test_time_closes_a_cohort_and_a_dead_workers_sum_is_taken_up(opener: Open) -> None:
+    """The worker that closed it dies with its orders; another one's tick does the rest."""
+    worker = planned(opener(), "a", "b")
+    for device in "ab":
+        submit(worker, device, body(1))
+    later = opener()
+    later._now_s = lambda: 161.0
+    later.feed(fog.TimePassed())
+    other = opener()
+    other.tick()
+    other.work()
+    assert [ready.cohort for ready in other.ready()] == [Cohort(1, 0)]
+
+
+def test_what_a_kill_left_is_swept_away(opener: Open, tmp_path: Path) -> None:
+    """A body without a row, a body of a cohort that is over, a sum that the cloud has."""
+    worker = planned(opener(), "a", cohort=1, cohort_min=1)
+    submit(worker, "a", body(1))
+    parts = worker.store.parts(Cohort(1, 0))
+    data = worker.store.bodies.read(parts[0].file, 10**6)
+    worker.work()
+    (tmp_path / "fog" / "bodies" / parts[0].file).write_bytes(data)
+    worker.store.bodies.begin("ab" * 32, 5).write(b"half")
+    worker.handed_over(Cohort(1, 0))
+    worker.store.tidy()
+    assert len(files(tmp_path, "bodies")) == 2, "they may be on their way"
+    worker.store.tidy(orphan_s=0.0)
+    assert (files(tmp_path, "bodies"), files(tmp_path, "sums")) == ([], [])
+    with pytest.raises(CorruptState, match="not kept any more"):
+        worker.store.read_sum(Cohort(1, 0))
+
+
+def test_an_update_that_rots_on_the_disk_is_not_summed(opener: Open, tmp_path: Path) -> None:
+    """Its cohort is withheld, with an event, and the next one goes on."""
+    worker = planned(opener(), "a", "b", cohort=1, cohort_min=1)
+    submit(worker, "a", body(1))
+    (name,) = files(tmp_path, "bodies")
+    path = tmp_path / "fog" / "bodies" / name
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    submit(worker, "b", body(2))
+    worker.work()
+    assert [ready.cohort for ready in worker.ready()] == [Cohort(1, 1)]
+    (withheld,) = [event for _, _, event in worker.store.events() if isinstance(event, fog.CohortWithheld)]
+    assert "altered on the disk" in withheld.reason
+    assert files(tmp_path, "bodies") == []
+
+
+class CountingNoise:
+    """Adds one thousand, counts its calls in its state, and allows two cohorts."""
+
+    epsilon = 1.0
+    protection = "the tests'"
+
+    def __init__(self) -> None:
+        self.fail = False
+
+    def add(self, state: bytes | None, cohort: Cohort, total: NDArray[np.float64]) -> Noised:
+        """The state is the number of cohorts so far."""
+        n = int(state or b"0")
+        if n == 2:
+            raise BudgetSpent("two cohorts are all that ε = 1 allows")
+        if self.fail:
+            raise InvalidInput("the disk is full")
+        return Noised(total + 1000.0, str(n + 1).encode(), f'{{"cohort":{cohort.number}}}', 0.5 * (n + 1))
+
+
+def test_noise_state_ledger_and_sum_commit_together(opener: Open) -> None:
+    """A failing commit leaves neither; a third cohort is past the budget, and withheld, for good."""
+    noise = CountingNoise()
+    worker = planned(opener(noise), *"abc", cohort=1, cohort_min=1)  # type: ignore[call-arg]
+    for device in "abc":
+        submit(worker, device, body(1))
+    make = worker.store.seal
+    with pytest.raises(RuntimeError, match="power"):
+        make(Cohort(1, 0), lambda state: (_ for _ in ()).throw(RuntimeError("power")), 1.0)  # type: ignore[arg-type, return-value]
+    assert worker.store.ledger() == []
+    worker.work()
+    assert [(ready.cohort.number, ready.epsilon) for ready in worker.ready()] == [(0, 0.5), (1, 1.0)]
+    assert worker.store.ledger() == ['{"cohort":0}', '{"cohort":1}']
+    assert np.allclose(total_of(worker, Cohort(1, 0)), vector(1) + 1000.0)
+    (withheld,) = [event for _, _, event in worker.store.events() if isinstance(event, fog.CohortWithheld)]
+    assert withheld.cohort == Cohort(1, 2)
+    assert "ε = 1" in withheld.reason
+    assert make(Cohort(1, 0), lambda state: pytest.fail("never twice"), 1.0) == ([], [])  # type: ignore[arg-type, return-value]
+
+
+def test_several_workers_give_the_sums_of_one(opener: Open, tmp_path: Path) -> None:
+    """Four threads with a store each, 40 devices, each update sent to two of them: counted once, and sums are exact."""
+    names = [f"d{i:02d}" for i in range(40)]
+    planned(opener(), *names, cohort=10, cohort_min=1)
+    answers: list[Answer] = []
+
+    def serve(mine: list[str]) -> None:
+        worker = opener()
+        for name in mine:
+            answers.append(submit(worker, name, body(names.index(name))))
+            worker.work()
+
+    threads = [
+        threading.Thread(target=serve, args=(names[n::2] if n < 2 else names[3 - n :: 2][::-1],)) for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 80
+    receipts = [answer for answer in answers if isinstance(answer, Receipt)]
+    assert len(receipts) == 80, [str(answer) for answer in answers if not isinstance(answer, Receipt)]
+    assert sum(not receipt.repeated for receipt in receipts) == 40
+    worker = opener()
+    worker.tick()
+    worker.work()
+    cohort_of = {receipt.token: receipt.cohort for receipt in receipts}
+    assert [ready.cohort for ready in worker.ready()] == [Cohort(1, n) for n in range(4)]
+    for number in range(4):
+        tokens = sorted(token for token, cohort in cohort_of.items() if cohort.number == number)
+        assert len(tokens) == 10
+        numbers = {head(name, body(i)).token: vector(i) for i, name in enumerate(names)}
+        alone = np.zeros(LAYOUT.n_numbers)
+        for token in tokens:
+            alone += numbers[token].astype(np.float64)
+        assert worker.store.read_sum(Cohort(1, number)) == params.encode(alone, LAYOUT, "float32")
+    assert files(tmp_path, "bodies") == []
+
+
+def test_old_events_make_room(opener: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log is bounded; numbers go on."""
+    monkeypatch.setattr("evergrove.adapters.fog_store.EVENTS_KEPT", 3)
+    monkeypatch.setattr("evergrove.adapters.fog_store.COMPACT_EVERY", 5)
+    worker = opener()
+    for i in range(10):
+        worker.feed(fog.DeviceEnrolled(f"d{i}"))
+    assert [seq for seq, _, _ in worker.store.events()] == [8, 9, 10]
+    assert [seq for seq, _, _ in worker.store.events(after_seq=9)] == [10]
+
+
+def test_a_database_that_cannot_be_is_named(tmp_path: Path, server: Postgres) -> None:
+    """A wrong kind, no URL, nobody there."""
+    for bad in ("mysql://x/y", "nonsense", "sqlite://"):
+        with pytest.raises(UsageError, match="sqlite:////"):
+            Database(bad)
+    with pytest.raises(Unreachable, match="does not answer"):
+        Database(f"postgresql://nobody@/nothing?host={tmp_path}")
+    with pytest.raises(Unreachable, match="does not answer"):
+        Database(f"sqlite:///{tmp_path}/missing/fog.db")
+
+
+def test_the_tables_are_those_that_the_migrations_make(opener: Open, tmp_path: Path, url: str | None) -> None:
+    """Alembic finds nothing to change between its newest step and what the store is written for."""
+    opener().start()
+    link = create_engine(
+        sqlite_url(tmp_path / "fog" / "fog.db") if url is None else url.replace("postgresql:", "postgresql+psycopg:")
+    )
+    with link.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert context.get_current_revision() == REVISION
+        found = inspect(connection)
+        for table in tables.tables.values():
+            assert {column["name"] for column in found.get_columns(table.name)} == set(table.columns.keys())
+    link.dispose()
+    config = Config()
+    config.set_main_option("script_location", str(Path(fog_database.__file__).parent / "fog_migrations"))
+    assert ScriptDirectory.from_config(config).get_current_head() == REVISION
