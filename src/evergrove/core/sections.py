@@ -272,6 +272,28 @@ class Fog(Section, frozen=True):
     """Learn from an assist's pictures too, besides the release's rehearsal pack."""
 
 
+class FogWeb(Section, frozen=True):
+    """Limits of a fog's service (``evergrove up fog``). Past a limit a request is refused, never queued without end."""
+
+    connections_max: Count = 4096
+    updates_max: Count = 64
+    """Updates that may be received at once."""
+    helps_max: Count = 8
+    """Requests for assists, trusted work, enrolments at once, each kind."""
+    request_bytes_max: Count = 65_536
+    """A request without an update or trusted work in it."""
+    read_s_max: Positive = 60.0
+    """How long a request may take to arrive."""
+    wait_s_max: Positive = 30.0
+    poll_s_max: Positive = 300.0
+    """How long a device may wait for news of releases in one request."""
+    look_s: Positive = 1.0
+    """Between two looks for a new release, and at the clock for cohorts."""
+    tidy_s: Positive = 3600.0
+    drain_s_max: Positive = 10.0
+    """How long requests under way may take to finish when the service is told to stop."""
+
+
 class Telemetry(Section, frozen=True):
     """How the device looks at its own body. How old a reading may be is ``shield.stale_s``."""
 

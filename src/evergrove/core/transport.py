@@ -18,6 +18,8 @@ VERSION = 1
 REQUEST_BYTES_MAX = 128 << 20
 HEAD_BYTES_MAX = 2048
 """Of an update's head."""
+LENGTH_BYTES = 4
+"""Little-endian, in front of the head: an update goes over the line as length, head, body."""
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 """64 hex digits; a participation token (``rules/participation``) has the same form."""
 
@@ -141,6 +143,14 @@ def decode(data: bytes, n_bytes_max: int = REQUEST_BYTES_MAX) -> OutboundMessage
     """The message in some bytes. Raises ``InvalidInput`` with the path to the fault, for size or version too."""
     message: OutboundMessage = _decoded(_decoder, data, n_bytes_max, "a device's message")
     return message
+
+
+def frame(update: Update, body: bytes) -> bytes:
+    """An update as it goes over the line. Raises ``UsageError`` where the head is not the body's."""
+    if update.n_bytes != len(body):
+        raise UsageError(f"a head that says {update.n_bytes} bytes, and a body of {len(body)}")
+    head = encode(update)
+    return len(head).to_bytes(LENGTH_BYTES, "little") + head + body
 
 
 def encode_work(work: TrustedWork | TrustedResult) -> bytes:

@@ -133,6 +133,11 @@ class FogService:
         if closed:
             self._orders.append(fog.SumCohort(closed[0]))
 
+    @property
+    def busy(self) -> bool:
+        """Whether orders wait."""
+        return bool(self._orders)
+
     def work(self) -> None:
         """Carries out all orders that wait."""
         with self._working:

@@ -6,10 +6,12 @@ In comes an exception (ours, or a framework's), out goes ``{"error": {"message",
 import re
 
 import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from evergrove.core import errors
-from evergrove.core.errors import EvergroveError, InvalidMedia
+from evergrove.core.errors import EvergroveError, InvalidMedia, UpdateRefused
 
 STATUS: dict[type[EvergroveError], int] = {
     errors.InvalidInput: 400,
@@ -25,7 +27,14 @@ STATUS: dict[type[EvergroveError], int] = {
 }
 """By the nearest class of the tree in ``core/errors``."""
 
+REFUSED_STATUS = {
+    "unknown device": 403, "revoked": 403, "token of another": 403, "token reused": 409, "too often": 409,
+    "wrong base": 409, "wrong generation": 409, "too soon": 429, "too large": 413, "busy": 503, "closed": 503,
+}  # fmt: skip
+"""Of an update, by its reason; any other is 422: it was understood, and is not sound."""
 MESSAGE_CHARS_MAX = 600
+UPDATE_RETRY_S = 60
+"""The same for an update that comes too early: a cohort takes minutes."""
 RETRY_S = 2
 """What a client is told to wait for where nothing better is known: an agent starts within this."""
 
@@ -66,6 +75,10 @@ def refusal(fault: EvergroveError) -> Response:
         if fault.status == 401:
             headers["www-authenticate"] = "Bearer"
         return problem(fault.status, str(fault), fault.code, fault.param, headers)
+    if isinstance(fault, UpdateRefused):
+        status = REFUSED_STATUS.get(fault.reason, 422)
+        wait = {"retry-after": str(UPDATE_RETRY_S)} if status in (429, 503) else {}
+        return problem(status, str(fault), fault.reason.replace(" ", "_"), headers=wait)
     status = next(STATUS[kind] for kind in type(fault).__mro__ if kind in STATUS)
     code = re.sub(r"(?<!^)(?=[A-Z])", "_", type(fault).__name__).lower()
     param = None
@@ -85,3 +98,26 @@ def problem(
         text = text[:MESSAGE_CHARS_MAX] + " …"
     kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
     return json_response({"error": Problem(text, kind, param, code)}, status, headers)
+
+
+def _ours(request: Request, fault: Exception) -> Response:
+    assert isinstance(fault, EvergroveError)
+    return refusal(fault)
+
+
+def _theirs(request: Request, fault: Exception) -> Response:
+    """What Starlette itself refuses: a path or a method that is not there."""
+    assert isinstance(fault, HTTPException)
+    words = {404: f"there is no {request.url.path[:80]} here", 405: f"{request.method[:10]} is not possible here"}
+    message = words.get(fault.status_code, fault.detail)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(fault.status_code)
+    return problem(fault.status_code, message, code, None, dict(fault.headers or {}))
+
+
+def _unforeseen(request: Request, fault: Exception) -> Response:
+    """A fault of this program: its words may hold private things, so only the log has them."""
+    return problem(500, "the service failed on this request; its log says why", "internal_error")
+
+
+HANDLERS = {EvergroveError: _ours, HTTPException: _theirs, Exception: _unforeseen}
+"""For an application's ``exception_handlers``."""

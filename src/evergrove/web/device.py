@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,11 +19,11 @@ from starlette.routing import Route
 from evergrove.adapters import clock
 from evergrove.core import messages as msg
 from evergrove.core.config import Config
-from evergrove.core.errors import EvergroveError, Unreachable
+from evergrove.core.errors import Unreachable
 from evergrove.runtime.picture import Picture
 from evergrove.runtime.stream import Stream
 from evergrove.web import requests as ask
-from evergrove.web.answers import Refused, json_response, problem, refusal
+from evergrove.web.answers import HANDLERS, Refused, json_response
 from evergrove.web.guard import LOOPBACK, Guard
 from evergrove.web.lanes import Lane
 from evergrove.web.metrics import CONTENT_TYPE, Meter
@@ -180,7 +179,7 @@ def create_app(api: Api, token: str | None, hosts: frozenset[str] | None = LOOPB
     return Starlette(
         routes=routes,
         middleware=[Middleware(Guard, token=token, hosts=hosts, paths=paths, meter=api.meter)],
-        exception_handlers={EvergroveError: _ours, HTTPException: _theirs, Exception: _unforeseen},
+        exception_handlers=HANDLERS,
     )
 
 
@@ -194,22 +193,3 @@ def _expect(request: Request, *kinds: str) -> str:
         wanted = ", ".join(known + "*" if known.endswith("/") else known for known in kinds)
         raise Refused(415, "unsupported_media_type", f"Content-Type is '{kind[:60]}'; send {wanted}", close=True)
     return kind
-
-
-def _ours(request: Request, fault: Exception) -> Response:
-    assert isinstance(fault, EvergroveError)
-    return refusal(fault)
-
-
-def _theirs(request: Request, fault: Exception) -> Response:
-    """What Starlette itself refuses: a path or a method that is not there."""
-    assert isinstance(fault, HTTPException)
-    words = {404: f"there is no {request.url.path[:80]} here", 405: f"{request.method[:10]} is not possible here"}
-    message = words.get(fault.status_code, fault.detail)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(fault.status_code)
-    return problem(fault.status_code, message, code, None, dict(fault.headers or {}))
-
-
-def _unforeseen(request: Request, fault: Exception) -> Response:
-    """A fault of this program: its words may hold private things, so only the log has them."""
-    return problem(500, "the service failed on this request; its log says why", "internal_error")

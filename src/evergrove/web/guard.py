@@ -8,12 +8,12 @@ A page in a browser can reach 127.0.0.1 in three ways, and each is closed: by a 
 import logging
 import time
 from collections.abc import Mapping
+from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evergrove.web import bearer
 from evergrove.web.answers import Refused, refusal
-from evergrove.web.metrics import Meter
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/healthz"})
@@ -22,11 +22,18 @@ ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff
 log = logging.getLogger("evergrove.web")
 
 
+class Counts(Protocol):
+    """What counts the answers: ``metrics.Meter`` or ``fog_metrics.FogMeter``."""
+
+    def request(self, method: str, path: str, status: int) -> None:
+        """One request was answered."""
+
+
 class Guard:
     """``token`` None asks for none; ``hosts`` None takes any name (a Unix socket: no browser can reach it)."""
 
     def __init__(
-        self, app: ASGIApp, token: str | None, hosts: frozenset[str] | None, paths: frozenset[str], meter: Meter
+        self, app: ASGIApp, token: str | None, hosts: frozenset[str] | None, paths: frozenset[str], meter: Counts
     ) -> None:
         self._app, self._token, self._hosts, self._paths, self._meter = app, token, hosts, paths, meter
 

@@ -38,8 +38,8 @@ class Meter:
     def text(self, places: Mapping[str, tuple[int, int]], status: Status | None) -> str:
         """Everything, as text. ``places``: taken and all places of each lane; ``status`` None: the agent is away."""
         lines: list[str] = []
-        _add(lines, "info", "gauge", "Version of the program.", [({"version": __version__}, 1)])
-        _add(
+        add(lines, "info", "gauge", "Version of the program.", [({"version": __version__}, 1)])
+        add(
             lines,
             "http_requests_total",
             "counter",
@@ -47,12 +47,12 @@ class Meter:
             [({"method": m, "path": p, "status": str(s)}, n) for (m, p, s), n in sorted(self.requests.items())],
         )
         taken = [({"lane": name}, float(now)) for name, (now, _) in places.items()]
-        _add(lines, "lane_places_taken", "gauge", "Requests drawn, carried out or waiting.", taken)
-        _add(lines, "lane_places", "gauge", "Past this many, 429.", [({"lane": k}, v[1]) for k, v in places.items()])
+        add(lines, "lane_places_taken", "gauge", "Requests drawn, carried out or waiting.", taken)
+        add(lines, "lane_places", "gauge", "Past this many, 429.", [({"lane": k}, v[1]) for k, v in places.items()])
         frames = [({"outcome": name}, float(self.frames[name])) for name in ("on_time", "late", "missed")]
-        _add(lines, "stream_frames_total", "counter", "Frames of video streams; missed: beats without one.", frames)
+        add(lines, "stream_frames_total", "counter", "Frames of video streams; missed: beats without one.", frames)
         self._histogram(lines)
-        _add(lines, "agent_up", "gauge", "Whether the device's agent answers.", [({}, status is not None)])
+        add(lines, "agent_up", "gauge", "Whether the device's agent answers.", [({}, status is not None)])
         if status is not None:
             _device(lines, status)
         return "\n".join(lines) + "\n"
@@ -69,20 +69,21 @@ class Meter:
 def _device(lines: list[str], now: Status) -> None:
     """What the device's own status says, as numbers."""
     dropped = [({"reason": reason}, float(n)) for reason, n in sorted(now.dropped.items())]
-    _add(lines, "observations_total", "counter", "Observations seen.", [({}, now.observed)])
-    _add(lines, "observations_kept_total", "counter", "Observations kept.", [({}, now.kept)])
-    _add(lines, "observations_dropped_total", "counter", "Observations dropped, by reason.", dropped)
-    _add(lines, "replay_records", "gauge", "Records in the replay buffer.", [({}, sum(now.records.values()))])
-    _add(lines, "waiting_observations", "gauge", "Kept and not learnt yet.", [({}, now.waiting)])
-    _add(lines, "version_sequence", "gauge", "Promotions and rollbacks so far.", [({}, now.sequence)])
-    _add(lines, "on_probation", "gauge", "Whether the version is new on trial.", [({}, now.on_probation)])
-    _add(lines, "job_running", "gauge", "Whether a learning job is under way.", [({}, now.job is not None)])
-    _add(lines, "gate_looks", "gauge", "Updates judged with this golden set.", [({}, now.gate_looks)])
-    _add(lines, "gate_looks_max", "gauge", "Looks that the golden set allows.", [({}, now.gate_looks_max)])
-    _add(lines, "warnings", "gauge", "Warnings in the device's status.", [({}, len(now.warnings))])
+    add(lines, "observations_total", "counter", "Observations seen.", [({}, now.observed)])
+    add(lines, "observations_kept_total", "counter", "Observations kept.", [({}, now.kept)])
+    add(lines, "observations_dropped_total", "counter", "Observations dropped, by reason.", dropped)
+    add(lines, "replay_records", "gauge", "Records in the replay buffer.", [({}, sum(now.records.values()))])
+    add(lines, "waiting_observations", "gauge", "Kept and not learnt yet.", [({}, now.waiting)])
+    add(lines, "version_sequence", "gauge", "Promotions and rollbacks so far.", [({}, now.sequence)])
+    add(lines, "on_probation", "gauge", "Whether the version is new on trial.", [({}, now.on_probation)])
+    add(lines, "job_running", "gauge", "Whether a learning job is under way.", [({}, now.job is not None)])
+    add(lines, "gate_looks", "gauge", "Updates judged with this golden set.", [({}, now.gate_looks)])
+    add(lines, "gate_looks_max", "gauge", "Looks that the golden set allows.", [({}, now.gate_looks_max)])
+    add(lines, "warnings", "gauge", "Warnings in the device's status.", [({}, len(now.warnings))])
 
 
-def _add(lines: list[str], name: str, kind: str, words: str, samples: Iterable[Sample]) -> None:
+def add(lines: list[str], name: str, kind: str, words: str, samples: Iterable[Sample]) -> None:
+    """One metric, with a sample for each set of labels."""
     lines += [f"# HELP evergrove_{name} {words}", f"# TYPE evergrove_{name} {kind}"]
     for labels, value in samples:
         inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
