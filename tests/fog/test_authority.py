@@ -251,12 +251,16 @@ def test_without_a_list_that_holds_nobody_is_let_in(authority: Authority, tmp_pa
     breakers: list[Callable[[Path], object]] = [
         lambda path: path.write_bytes(foreign.list_path.read_bytes()),
         lambda path: path.write_bytes(b"nonsense"),
-        lambda path: path.unlink(),
+        lambda path: path.unlink(missing_ok=True),
     ]
     for broken in breakers:
         broken(authority.list_path)
         with pytest.raises(Unreachable, match="no revocation list"):
             reader.revoked(device, NOW_S)
+    for broken in breakers[1:]:
+        authority.mind_list(NOW_S)
+        assert not reader.revoked(device, NOW_S)
+        broken(authority.list_path)
 
 
 # ---- the folder ------------------------------------------------------------------------------------------------------

@@ -175,9 +175,11 @@ class Authority:
             self._files.write(self.list_path, signed.public_bytes(serialization.Encoding.PEM), mode=0o644)
 
     def mind_list(self, now_s: float) -> None:
-        """Signs the list anew where half of its time is over."""
-        crl = x509.load_pem_x509_crl(read_bounded(self.list_path, x.CRL_BYTES_MAX))
-        until = crl.next_update_utc
+        """Signs the list anew where half of its time is over, or it is damaged or gone."""
+        try:
+            until = x509.load_pem_x509_crl(read_bounded(self.list_path, x.CRL_BYTES_MAX)).next_update_utc
+        except (FileNotFoundError, ValueError):
+            until = None
         if until is None or until.timestamp() - now_s < CRL_VALID_S / 2:
             self.renew_list(now_s)
 

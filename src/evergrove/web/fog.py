@@ -150,7 +150,7 @@ class FogApi:
         """``GET /v1/releases?seen=TAG&wait_s=60``: the newest tag, as soon as it is another one."""
         await self.device(request)
         asked = ask.fit(ask.query_of(request), NewsQuery, strict=False)
-        gone: asyncio.Future[None] = asyncio.ensure_future(_disconnected(request))
+        gone = asyncio.create_task(_disconnected(request))
         try:
             wait_s = min(asked.wait_s, self.limits.poll_s_max)
             tag = self.news.tag if self.closing else await self.news.wait(asked.seen, wait_s, gone)

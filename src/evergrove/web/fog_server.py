@@ -20,6 +20,9 @@ from evergrove.web.fog import PEER, FogApi
 from evergrove.web.server import HEAD_BYTES_MAX, KEEP_ALIVE_S, Patient, Service, tell_manager
 
 BACKLOG = 2048
+LINGER_S, END_S = 5.0, 0.5
+"""How long a connection that was closed may wait for the client's close_notify: in service, and when the service ends.
+asyncio would wait for half a minute, and a client that is not reading never sends it."""
 log = logging.getLogger("evergrove.fog")
 
 
@@ -44,6 +47,30 @@ class Named(Patient):
         line = transport.get_extra_info("ssl_object")
         self.app = WithPeer(self.app, None if line is None else line.getpeercert(binary_form=True))
 
+    def on_response_complete(self) -> None:
+        """An answer is out; a connection that ends with it does not wait long for the client's good-bye."""
+        super().on_response_complete()
+        self._mind_end(LINGER_S)
+
+    def shutdown(self) -> None:
+        """The service ends: idle connections too, whether the client notices or not."""
+        super().shutdown()
+        self._mind_end(END_S)
+
+    def _cut(self) -> None:
+        super()._cut()
+        self._mind_end(LINGER_S)
+
+    def _mind_end(self, within_s: float) -> None:
+        if self.transport.is_closing():
+            self.loop.call_later(within_s, self._end)
+
+    def _end(self) -> None:
+        if self.transport.get_write_buffer_size():  # ``Patient`` minds clients that do not read
+            self.loop.call_later(LINGER_S, self._end)
+        else:
+            self.transport.abort()
+
 
 def listen(host: str, port: int) -> socket.socket:
     """A bound TCP socket; ``port`` 0 takes a free one. Raises ``EvergroveError`` where it cannot be had."""
@@ -60,66 +87,81 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
-async def run(
-    api: FogApi, app: ASGIApp, bound: socket.socket, tls: Callable[[], ssl.SSLContext], ready: Callable[[], None]
-) -> None:
-    """Serves on a bound socket until SIGTERM or SIGINT; ``ready`` is called once it answers."""
-    config = uvicorn.Config(
-        app,
-        http=Named,
-        ws="none",
-        lifespan="off",
-        loop="asyncio",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=round(api.limits.drain_s_max),
-        limit_concurrency=api.limits.connections_max,
-        h11_max_incomplete_event_size=HEAD_BYTES_MAX,
-        backlog=BACKLOG,
-        ssl_context_factory=lambda _config, _default: tls(),
-    )
-    server, loop = Service(config), asyncio.get_running_loop()
+class FogServer:
+    """The service on one event loop: ``serve`` until ``stop`` is called."""
+
+    def __init__(self, api: FogApi, app: ASGIApp, tls: Callable[[], ssl.SSLContext]) -> None:
+        self._api = api
+        self._server = Service(
+            uvicorn.Config(
+                app,
+                http=Named,
+                ws="none",
+                lifespan="off",
+                loop="asyncio",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=round(api.limits.drain_s_max),
+                limit_concurrency=api.limits.connections_max,
+                h11_max_incomplete_event_size=HEAD_BYTES_MAX,
+                backlog=BACKLOG,
+                ssl_context_factory=lambda _config, _default: tls(),
+            )
+        )
+
+    def stop(self, at_once: bool = False) -> None:
+        """No more requests; those under way are finished in bounded time, or not waited for at a second word."""
+        self._server.force_exit = self._server.should_exit and at_once
+        self._api.closing = self._server.should_exit = True
+        self._api.news.wake()
+
+    async def serve(self, bound: socket.socket, ready: Callable[[], None]) -> None:
+        """Serves on a bound socket; ``ready`` is called once it answers."""
+        clock = asyncio.create_task(self._tick(ready))
+        try:
+            await self._server.serve(sockets=[bound])
+        finally:
+            clock.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await clock
+            bound.close()
+            self._api.close()
+
+    async def _tick(self, ready: Callable[[], None]) -> None:
+        """Says when the service is ready, then looks at the clock for ever; a fault is said once and tried again."""
+        while not self._server.started:
+            await asyncio.sleep(0.01)
+        ready()
+        tell_manager("READY=1")
+        fault_before = ""
+        while True:
+            try:
+                await self._api.look()
+                fault_before = ""
+            except Exception as fault:  # the clock must go on, whatever one look failed at
+                if str(fault) != fault_before:
+                    fault_before = str(fault)
+                    log.warning("%s", fault, exc_info=not isinstance(fault, EvergroveError))
+            tell_manager("WATCHDOG=1")
+            await asyncio.sleep(self._api.limits.look_s)
+
+
+async def run(server: FogServer, bound: socket.socket, ready: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT; a second SIGINT does not wait for requests under way."""
+    loop = asyncio.get_running_loop()
 
     def stop(number: signal.Signals) -> None:
-        server.force_exit = server.should_exit and number == signal.SIGINT
-        if not server.should_exit:
-            log.info("%s: finishing what is under way", number.name)
-            tell_manager("STOPPING=1")
-        api.closing = server.should_exit = True
-        api.news.wake()
+        log.info("%s: finishing what is under way", number.name)
+        tell_manager("STOPPING=1")
+        server.stop(at_once=number == signal.SIGINT)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-    clock = loop.create_task(_tick(api, server, ready))
     try:
-        await server.serve(sockets=[bound])
+        await server.serve(bound, ready)
     finally:
-        clock.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await clock
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-        bound.close()
-        api.close()
-
-
-async def _tick(api: FogApi, server: Service, ready: Callable[[], None]) -> None:
-    """Says when the service is ready, then looks at the clock for ever; a fault is said once and tried again."""
-    while not server.started:
-        await asyncio.sleep(0.01)
-    ready()
-    tell_manager("READY=1")
-    fault_before = ""
-    while True:
-        try:
-            await api.look()
-            fault_before = ""
-        except EvergroveError as fault:
-            if str(fault) != fault_before:
-                fault_before = str(fault)
-                log.warning("%s", fault)
-        tell_manager("WATCHDOG=1")
-        await asyncio.sleep(api.limits.look_s)

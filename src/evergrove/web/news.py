@@ -56,14 +56,14 @@ class News:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def wait(self, seen: str, wait_s: float, gone: "asyncio.Future[None]") -> str:
+    async def wait(self, seen: str, wait_s: float, gone: "asyncio.Task[None]") -> str:
         """The tag, as soon as it is another than ``seen``, ``wait_s`` are over, or ``gone`` is done."""
         if seen != self.tag:
             return self.tag
         self.n_waiting += 1
-        changed: asyncio.Future[bool] = asyncio.ensure_future(self._changed.wait())
+        changed = asyncio.create_task(_over(self._changed))
         try:
-            await asyncio.wait([changed, gone], timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({changed, gone}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             changed.cancel()
             self.n_waiting -= 1
@@ -76,3 +76,7 @@ class News:
         path = self._folder / name
         inside = path.resolve().is_relative_to(self._folder.resolve())
         return path if inside and path.is_file() else None
+
+
+async def _over(event: asyncio.Event) -> None:
+    await event.wait()

@@ -1,0 +1,154 @@
+"""A device's updates on their way to its fog: each durable before the first attempt, deleted once its fate is known.
+
+The device holds itself to the limits of taking part (DESIGN §7), whatever a fog would allow: at most k times a
+generation and b cohorts apart, and one home fog a generation. What it took part in is durable before the update is.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+from evergrove.adapters.files import Files, read_bounded
+from evergrove.core import transport
+from evergrove.core.errors import CorruptState, Unreachable, UpdateRefused, UsageError
+from evergrove.core.fog import RETRY, Receipt, Terms
+from evergrove.core.release import sha256_hex
+from evergrove.rules import aggregate, params, participation, retry
+
+TAKING, SUFFIX = "taking-part.json", ".update"
+WAITING_MAX = 16
+Ledger = Callable[[str, int, str], object]
+"""(category, bytes, peer): called before each attempt, for the byte ledger."""
+
+
+class Submits(Protocol):
+    """Where updates go: ``adapters/fog_client``, or a test's fake."""
+
+    @property
+    def peer(self) -> str:
+        """The name that stands in the byte ledger."""
+
+    def submit(self, frame: bytes) -> Receipt:
+        """Sends an update. Raises ``UpdateRefused`` and ``Unreachable``."""
+
+
+class Taking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device took part in: its home fog of the record's generation."""
+
+    fog: str = ""
+    record: participation.Record = participation.Record()
+
+
+class Fate(msgspec.Struct, frozen=True):
+    """What became of one update at one attempt: ``counted``, ``refused`` for good, or it ``waits``, and why."""
+
+    token: str
+    outcome: Literal["counted", "refused", "waits"]
+    reason: str = ""
+    receipt: Receipt | None = None
+
+
+class Outbox:
+    """A folder of its own on the device; one process owns it."""
+
+    def __init__(
+        self, folder: Path, device: str, files: Files | None = None, policy: retry.Policy | None = None
+    ) -> None:
+        self._folder, self._device = folder, device
+        self._files, self._policy = files or Files(), policy or retry.Policy()
+        self._files.make_folder(folder)
+        self._files.sweep(folder)
+        self._failures, self._due_s = 0, 0.0
+
+    def put(self, vector: params.Vector, layout: params.Layout, release: str, terms: Terms, nonce: bytes) -> str:
+        """Clips what was learnt to the terms' C, and keeps it for sending, float16; its token.
+
+        ``nonce``: 16 bytes of chance. Raises ``UsageError`` where the device may not take part now, or the terms are
+        of another base, and ``params.encode``'s errors.
+        """
+        plan, taking = terms.plan, self.taking()
+        if layout.digest != plan.layout or release not in plan.releases:
+            raise UsageError("the fog gathers for another release than the one that this was learnt on")
+        if taking.record.generation == plan.generation and taking.fog != terms.fog:
+            raise UsageError(f"the device's fog for generation {plan.generation} is {taking.fog}, not {terms.fog}")
+        if taking.record.generation > plan.generation:
+            raise UsageError(f"the device took part in generation {taking.record.generation} already")
+        obstacle = participation.obstacle(
+            taking.record, plan.generation, terms.cohort, plan.separation, plan.participations
+        )
+        if obstacle is not None:
+            raise UsageError(f"the device may not take part now: {obstacle}")
+        if len(self.waiting()) >= WAITING_MAX:
+            raise UsageError(f"{WAITING_MAX} updates wait to be sent already")
+        body = params.encode(vector * aggregate.clip_factor(params.norm(vector), plan.clip), layout)
+        token = participation.token_of(self._device, plan.generation, nonce)
+        update = transport.Update(
+            release, layout.base, layout.basis, plan.generation, token, sha256_hex(body), len(body)
+        )
+        record = participation.taken(taking.record, plan.generation, terms.cohort)
+        self._files.write(self._folder / TAKING, msgspec.json.encode(Taking(terms.fog, record)))
+        self._files.write(self._folder / f"{record.n:06d}-{token}{SUFFIX}", transport.frame(update, body))
+        self._due_s = 0.0
+        return token
+
+    def taking(self) -> Taking:
+        """What the device took part in. Raises ``CorruptState``."""
+        try:
+            return msgspec.json.decode(read_bounded(self._folder / TAKING, 4096), type=Taking)
+        except FileNotFoundError:
+            return Taking()
+        except msgspec.MsgspecError as fault:
+            raise CorruptState(
+                f"{self._folder / TAKING}: not understood; taking part again would not be safe"
+            ) from fault
+
+    def waiting(self) -> list[str]:
+        """The tokens of the updates that wait, oldest first."""
+        return [path.name.removesuffix(SUFFIX).partition("-")[2] for path in self._paths()]
+
+    @property
+    def due_s(self) -> float:
+        """When the next attempt is due; 0: now."""
+        return self._due_s
+
+    def deliver(self, fog: Submits, now_s: float, jitter: float, ledger: Ledger = lambda *_: None) -> list[Fate]:
+        """Tries what is due, oldest first, until one must wait. ``jitter``: a number of chance from 0 to 1."""
+        fates: list[Fate] = []
+        if now_s < self._due_s:
+            return fates
+        for path in self._paths():
+            fate = self._attempt(path, fog, ledger)
+            fates.append(fate)
+            if fate.outcome == "waits":
+                self._failures += 1
+                self._due_s = now_s + retry.delay_s(self._policy, self._failures, jitter)
+                return fates
+            self._failures, self._due_s = 0, 0.0
+        return fates
+
+    def _attempt(self, path: Path, fog: Submits, ledger: Ledger) -> Fate:
+        token = path.name.removesuffix(SUFFIX).partition("-")[2]
+        data = read_bounded(path, transport.REQUEST_BYTES_MAX)
+        ledger(transport.Update.category, len(data), fog.peer)
+        try:
+            receipt = fog.submit(data)
+            if receipt.token != token:
+                raise Unreachable("the fog acknowledged another update")
+        except UpdateRefused as fault:
+            if fault.reason in RETRY:
+                return Fate(token, "waits", str(fault))
+            self._files.remove(path)
+            return Fate(token, "refused", str(fault))
+        except Unreachable as fault:
+            return Fate(token, "waits", str(fault))
+        taking, cohort = self.taking(), receipt.cohort
+        if taking.record.generation == cohort.generation and taking.record.last < cohort.number:
+            record = msgspec.structs.replace(taking.record, last=cohort.number)
+            self._files.write(self._folder / TAKING, msgspec.json.encode(Taking(taking.fog, record)))
+        self._files.remove(path)
+        return Fate(token, "counted", "", receipt)
+
+    def _paths(self) -> list[Path]:
+        return sorted(self._folder.glob(f"*{SUFFIX}"))
