@@ -105,6 +105,9 @@ def test_what_is_not_understood_is_refused() -> None:
             transport.decode(msgspec.msgpack.encode(bad))
     with pytest.raises(InvalidInput, match="not understood"):
         transport.decode(b"\xc1")
+    for unreadable in (b"\x81\xa4kind\xa2\xff\xff", b"\x81\xa4ki\xffd\xa1a", b"\x81\xa1x" + b"\x91" * 5000 + b"\x01"):
+        with pytest.raises(InvalidInput, match="not understood"):
+            transport.decode(unreadable)
     with pytest.raises(InvalidInput, match="at most 3"):
         transport.decode(bytes(4), 3)
 

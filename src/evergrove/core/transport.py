@@ -186,7 +186,7 @@ def _decoded(decoder: "msgspec.msgpack.Decoder[_T]", data: bytes, n_bytes_max: i
         raise InvalidInput(f"{what} of {len(data)} bytes was refused; at most {n_bytes_max} are allowed")
     try:
         value = decoder.decode(data)
-    except (msgspec.ValidationError, msgspec.DecodeError) as fault:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:  # a stranger's bytes: text too
         raise InvalidInput(f"{what} was not understood: {fault}; was it written by a newer Evergrove?") from fault
     if value.version != VERSION:
         raise InvalidInput(f"{what} is of version {value.version}, this program reads {VERSION}; update the older side")
