@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from alembic.config import Config
@@ -22,7 +23,7 @@ from evergrove.core.errors import BudgetSpent, CorruptState, InvalidInput, Unrea
 from evergrove.core.fog import Cohort, Receipt
 from evergrove.core.ports import Noised
 from evergrove.core.transport import Update
-from evergrove.rules import params
+from evergrove.rules import params, participation
 from evergrove.runtime.fog_service import Answer, FogService, faulty
 
 Open = Callable[[], FogService]
@@ -136,6 +137,30 @@ def test_one_token_with_two_bodies_in_one_batch_counts_the_first(opener: Open) -
     assert isinstance(second, UpdateRefused)
     worker.work()
     assert np.allclose(total_of(worker, Cohort(1, 0)), vector(1))
+
+
+def test_a_plan_that_another_worker_opened_is_known_at_once(opener: Open) -> None:
+    """A no by an old plan is looked up before it is said; a yes is decided on the state as it is."""
+    first, second = planned(opener(), "a"), opener()
+    second.start()
+    later = msgspec.structs.replace(LAYOUT, generation=2)
+    first.open(plan(generation=2, layout=later.digest), later)
+    token = participation.token_of("a", 2, bytes(16))
+    fresh = head("a", body(1), generation=2, token=token)
+    assert second.offer("a", fresh)
+    assert isinstance(submit(second, "a", body(1), update=fresh), Receipt)
+    stale = head("a", body(1), 7)
+    assert second.offer("a", stale), "by the old plan"
+    answer = submit(second, "a", body(1), update=stale)
+    assert isinstance(answer, UpdateRefused)
+    assert answer.reason == "wrong generation"
+    (answer,) = first.decide([(fog.UpdateOffered("a", head("a", body(1), 8, generation=2, token=token)), "")])
+    assert isinstance(answer, Receipt)
+    first.feed(fog.DeviceEnrolled("b"))
+    mine = head("b", body(1), generation=2, token=participation.token_of("b", 2, bytes(16)))
+    (answer,) = first.decide([(fog.UpdateOffered("b", mine), "")])
+    assert isinstance(answer, UpdateRefused)
+    assert answer.reason == "busy"
 
 
 def test_a_new_generation_ends_the_old_ones_tokens_and_open_updates(opener: Open, tmp_path: Path) -> None:

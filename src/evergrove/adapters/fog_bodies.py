@@ -39,7 +39,10 @@ class Upload:
             view = view[os.write(self._handle, view) :]
 
     def finish(self) -> str:
-        """Makes the file durable; its name. Raises ``UpdateRefused`` where it is not what the head said."""
+        """Makes the content durable; the file's name. Raises ``UpdateRefused`` where it is not what the head said.
+
+        The name becomes durable with ``Bodies.sync``, once for many.
+        """
         if self._left:
             raise UpdateRefused("wrong size", "the body is shorter than its head says")
         if self._hash.hexdigest() != self._digest:
@@ -47,7 +50,6 @@ class Upload:
         self._files.step("fsync", self.path)
         os.fsync(self._handle)
         self._close()
-        self._files.sync_folder(self.path.parent)
         return self.path.name
 
     def drop(self) -> None:
@@ -72,6 +74,10 @@ class Bodies:
     def begin(self, digest: str, n_bytes: int) -> Upload:
         """A place for a body of this SHA-256 and size."""
         return Upload(self._folder, self._files, digest, n_bytes)
+
+    def sync(self) -> None:
+        """Makes the names of all finished files durable."""
+        self._files.sync_folder(self._folder)
 
     def read(self, name: str, n_bytes_max: int) -> bytes:
         """The bytes of a file. Raises ``FileNotFoundError``, and ``InvalidInput`` for what is no such file."""

@@ -52,6 +52,7 @@ EVENTS = sa.Table(
     "events", tables, sa.Column("seq", sa.Integer, primary_key=True), sa.Column("at_s", sa.Double),
     sa.Column("event", sa.Text),
 )  # fmt: skip
+_LOCK = sa.select(HEAD.c.state).with_for_update()
 
 
 class Database:
@@ -76,7 +77,7 @@ class Database:
     def writing(self) -> Iterator[tuple[sa.Connection, str]]:
         """A transaction under the writers' lock, and the text of ``head``. Commits at its end; an error undoes it."""
         with _named(), self._engine.begin() as link:
-            yield link, link.execute(sa.select(HEAD.c.state).with_for_update()).scalar_one()
+            yield link, link.execute(_LOCK).scalar_one()
 
     def close(self) -> None:
         """Closes its connections."""

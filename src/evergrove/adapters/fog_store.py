@@ -27,6 +27,17 @@ EVENTS_KEPT = 100_000
 """Facts kept for people to read."""
 COMPACT_EVERY = 500
 SUM_BYTES_MAX = 1 << 30
+# Made once: to build them anew took longer than to run them.
+_HEAD = sa.select(db.HEAD.c.state)
+_SOME_DEVICES = sa.select(db.DEVICES.c.device, db.DEVICES.c.member).where(
+    db.DEVICES.c.device.in_(sa.bindparam("names", expanding=True))
+)
+_SOME_TOKENS = sa.select(
+    db.TOKENS.c.token, db.TOKENS.c.device, db.TOKENS.c.digest, db.TOKENS.c.generation, db.TOKENS.c.number
+).where(db.TOKENS.c.token.in_(sa.bindparam("tokens", expanding=True)))
+_NEW_DEVICE = db.DEVICES.insert().values(device=sa.bindparam("name"), member=sa.bindparam("text"))
+_OLD_DEVICE = db.DEVICES.update().where(db.DEVICES.c.device == sa.bindparam("name")).values(member=sa.bindparam("text"))
+_SET_HEAD = db.HEAD.update().values(state=sa.bindparam("text"))
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,8 @@ class FogStore:
         ``files``: the body's file of each (token, digest) that may be counted. Raises ``Unreachable`` where the
         database does not answer; then nothing happened.
         """
+        if files:
+            self.bodies.sync()
         with self._database.writing() as (link, head):
             facts, orders = self._decide(link, head, events, now_s, files or {})
         self._n_fed += 1
@@ -96,14 +109,14 @@ class FogStore:
     def glance(self, events: Sequence[FogEvent], now_s: float) -> tuple[list[list[FogEvent]], list[fog.FogOrder]]:
         """What ``feed`` would say now, without a lock, and without a trace."""
         with self._database.reading() as link:
-            state = _slice(link, link.execute(sa.select(db.HEAD.c.state)).scalar_one(), events)
+            state = _slice(link, link.execute(_HEAD).scalar_one(), events)
         _, facts, orders = settle(state, events, now_s)
         return facts, orders
 
     def state(self) -> State:
         """The state without its devices and tokens."""
         with self._database.reading() as link:
-            return _decoded(link.execute(sa.select(db.HEAD.c.state)).scalar_one())
+            return _decoded(link.execute(_HEAD).scalar_one())
 
     def open_generation(
         self, plan: fog.Plan, layout: Layout, now_s: float
@@ -223,7 +236,7 @@ class FogStore:
         """What kills left: files that no row names, updates of cohorts that are over, sums that the cloud has."""
         b = db.BODIES.c
         with self._database.reading() as link:
-            state = _decoded(link.execute(sa.select(db.HEAD.c.state)).scalar_one())
+            state = _decoded(link.execute(_HEAD).scalar_one())
             rows = link.execute(sa.select(b.generation, b.number, b.file)).all()
             kept = {
                 digest
@@ -256,7 +269,7 @@ class FogStore:
         after, facts, orders = settle(before, events, now_s)
         text = _encoded(after)
         if text != head:
-            link.execute(db.HEAD.update().values(state=text))
+            link.execute(_SET_HEAD, {"text": text})
         if before.plan is not None and after.plan is not None and after.plan.generation != before.plan.generation:
             link.execute(db.TOKENS.delete())
         _save_devices(link, before, after)
@@ -279,30 +292,28 @@ def _slice(link: sa.Connection, head: str, events: Sequence[FogEvent]) -> State:
     names, tokens = touches(events)
     state = _decoded(head)
     if names:
-        rows = link.execute(sa.select(db.DEVICES.c.device, db.DEVICES.c.member).where(db.DEVICES.c.device.in_(names)))
+        rows = link.execute(_SOME_DEVICES, {"names": list(names)})
         devices = {name: msgspec.json.decode(text, type=Member) for name, text in rows}
         state = msgspec.structs.replace(state, devices=devices)
     if tokens:
-        t = db.TOKENS.c
-        asked = sa.select(t.token, t.device, t.digest, t.generation, t.number).where(t.token.in_(tokens))
         counted = {
             token: Counted(device, digest, Cohort(generation, number))
-            for token, device, digest, generation, number in link.execute(asked)
+            for token, device, digest, generation, number in link.execute(_SOME_TOKENS, {"tokens": list(tokens)})
         }
         state = msgspec.structs.replace(state, tokens=counted)
     return state
 
 
 def _save_devices(link: sa.Connection, before: State, after: State) -> None:
-    for name, member in after.devices.items():
-        known = before.devices.get(name)
-        if member == known:
-            continue
-        text = msgspec.json.encode(member).decode()
-        if known is None:
-            link.execute(db.DEVICES.insert().values(device=name, member=text))
-        else:
-            link.execute(db.DEVICES.update().where(db.DEVICES.c.device == name).values(member=text))
+    changed = {name: member for name, member in after.devices.items() if member != before.devices.get(name)}
+    rows = [
+        {"name": name, "text": msgspec.json.encode(member).decode(), "new": name not in before.devices}
+        for name, member in changed.items()
+    ]
+    for statement, new in ((_NEW_DEVICE, True), (_OLD_DEVICE, False)):
+        some = [{"name": row["name"], "text": row["text"]} for row in rows if row["new"] == new]
+        if some:
+            link.execute(statement, some)
 
 
 def _token_row(token: str, counted: Counted) -> dict[str, object]:
