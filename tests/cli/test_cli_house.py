@@ -53,7 +53,8 @@ KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and is
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_error_has_its_exit_code(kind, evergrove, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     """One line on stderr; with --json also one object on stdout, and no traceback."""
-    fault = kind("blank", "what went\nwrong") if kind is errors.InvalidMedia else kind("what went\nwrong")
+    with_reason = kind in (errors.InvalidMedia, errors.UpdateRefused)
+    fault = kind("blank", "what went\nwrong") if with_reason else kind("what went\nwrong")
 
     def fail(*_: object, **__: object) -> None:
         raise fault
@@ -64,7 +65,7 @@ def test_each_kind_of_error_has_its_exit_code(kind, evergrove, monkeypatch) -> N
     assert (plain.code, plain.out, plain.err) == (kind.exit_code, "", "error: what went wrong\n")
     assert as_json.json["error"]["kind"] == kind.__name__
     assert as_json.json["error"]["exit_code"] == as_json.code == kind.exit_code
-    assert ("reason" in as_json.json["error"]) == (kind is errors.InvalidMedia)
+    assert ("reason" in as_json.json["error"]) == with_reason
 
 
 @pytest.mark.parametrize(

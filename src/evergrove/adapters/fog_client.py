@@ -71,6 +71,10 @@ class FogClient:
         """One file of the releases' folder. Raises ``InvalidInput`` where there is none, or it is larger."""
         return self._ask("GET", f"/v1/releases/{name}", bytes_max=bytes_max)
 
+    def metrics(self) -> str:
+        """What Prometheus reads of the fog."""
+        return self._ask("GET", "/metrics").decode("utf-8", "replace")
+
     def assist(self, release: str) -> bytes:
         """The signed assist of a release."""
         return self._ask("GET", f"/v1/assists/{release}", bytes_max=self._bytes_max, timeout_s=self._help_s)

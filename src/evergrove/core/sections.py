@@ -272,6 +272,24 @@ class Fog(Section, frozen=True):
     """Learn from an assist's pictures too, besides the release's rehearsal pack."""
 
 
+class Gathering(Section, frozen=True):
+    """How a fog gathers in a generation (DESIGN §7); all but ``cohort_min`` and ``wait_s`` stay constant within it."""
+
+    cohort: Count = 100
+    """Updates that make a cohort, and its fixed denominator."""
+    cohort_min: Count = 20
+    wait_s: Positive = 3600.0
+    """After this time a cohort of ``cohort_min`` is enough."""
+    separation: Count = 1
+    """Cohorts between two updates of one device, b."""
+    participations: Count = 10
+    """Updates of one device in a generation, k."""
+    clip: Positive = 1.0
+    """Euclidean norm that an update is clipped to, C."""
+    norm_max: Positive = 100.0
+    """An update of a larger norm is refused."""
+
+
 class FogWeb(Section, frozen=True):
     """Limits of a fog's service (``evergrove up fog``). Past a limit a request is refused, never queued without end."""
 

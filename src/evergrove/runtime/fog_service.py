@@ -22,6 +22,7 @@ from evergrove.core.errors import BudgetSpent, CorruptState, InvalidInput, Updat
 from evergrove.core.fog import Cohort, FogEvent, Receipt
 from evergrove.core.ports import Noise, Noised
 from evergrove.core.release import sha256_hex
+from evergrove.core.sections import Gathering
 from evergrove.core.transport import Update
 from evergrove.rules import aggregate, params
 from evergrove.tiers.fog import Member, State, settle
@@ -200,6 +201,15 @@ class FogService:
             if sha256_hex(data) != part.digest:
                 raise CorruptState(f"{part.file[:12]}… was altered on the disk")
             yield params.decode(data, layout), part.factor
+
+
+def plan_of(layout: params.Layout, releases: Sequence[str], gathering: Gathering) -> fog.Plan:
+    """The plan to gather one layout by. ``releases``: the manifests (SHA-256) whose devices may take part."""
+    sizes = (layout.n_bytes("float16"), layout.n_bytes("float32"))
+    return fog.Plan(
+        layout.generation, layout.base, layout.basis, layout.digest, tuple(releases), sizes,
+        **msgspec.structs.asdict(gathering),
+    )  # fmt: skip
 
 
 def faulty(device: str, head: Update, fault: UpdateRefused) -> fog.UpdateMeasured:

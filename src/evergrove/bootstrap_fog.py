@@ -1,0 +1,168 @@
+"""The composition root of a fog: its parts are chosen and put together here, and nowhere else.
+
+A fog's folder holds ``fog/`` (state, waiting updates, sums), its server's key, and either ``authority/`` (it is its own
+certificate authority: small fleets) or what the cloud's gave: ``ca.pem``, ``server.pem``, ``server.key``, ``crl.pem``.
+"""
+
+import secrets
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from evergrove.adapters import certificates as x
+from evergrove.adapters import clock
+from evergrove.adapters.authority import CA, CRL, Authority
+from evergrove.adapters.files import Files, read_bounded
+from evergrove.adapters.fog_store import FogStore
+from evergrove.adapters.release import Release, open_release
+from evergrove.core.conditions import nearest
+from evergrove.core.errors import ConfigError, UsageError
+from evergrove.core.ports import Fog
+from evergrove.core.sections import FogWeb, Gathering, Range
+from evergrove.rules import params
+from evergrove.runtime.fog_service import FogService, plan_of
+from evergrove.web.fog import FogApi, create_app
+from evergrove.web.fog_server import FogServer, run
+from evergrove.web.news import News
+
+AUTHORITY, SERVER, SERVER_KEY = "authority", "server.pem", "server.key"
+ASSIST_KEY, LETTER_KEY, KEY_BYTES = "assist.key", "letter.key", 32
+NEWS_HEAD = "metadata/timestamp.json"
+"""The file of a TUF repository that changes with every release."""
+
+
+@dataclass(frozen=True)
+class FogPlace:
+    """Where a fog is and what it does. ``hosts``: names and addresses in its certificate."""
+
+    folder: Path
+    name: str
+    hosts: Sequence[str]
+    database: str | None = None
+    releases: Path | None = None
+    assist: bool = False
+    trusted: bool = False
+
+
+@dataclass(frozen=True)
+class MadeFog:
+    """A fog that was put together. ``keys`` are what devices write into their configuration."""
+
+    service: FogService
+    ca: Path
+    keys: dict[str, str]
+    authority: Authority | None
+    server: Callable[[], FogServer]
+
+    async def run(self, bound: socket.socket, ready: Callable[[], None]) -> None:
+        """Serves until the process is told to stop."""
+        try:
+            await run(self.server(), bound, ready)
+        finally:
+            self.service.store.close()
+
+    def invite(self, device: str) -> str:
+        """A one-time token. Raises ``UsageError`` where the fog is not its own authority."""
+        if self.authority is None:
+            raise UsageError("this fog enrols nobody: its certificates are from another authority; ask the cloud")
+        return self.authority.issue_token(clock.now_s(), device)
+
+
+def open_fog(place: FogPlace, names: Sequence[str], gathering: Gathering, limits: FogWeb | None = None) -> MadeFog:
+    """A fog in its folder; what it was doing goes on. ``names``: releases, the last one is gathered for.
+
+    Raises ``UsageError`` where the folder is another fog's, ``InvalidArtefact`` for a release that is none.
+    """
+    files = Files()
+    files.make_folder(place.folder)
+    authority, ca = _authority(place, files)
+    revocations = x.Revocations(
+        authority.list_path if authority is not None else place.folder / CRL,
+        x.load_certificate(read_bounded(ca, x.PEM_BYTES_MAX), str(ca)),
+    )
+    service = FogService(place.name, FogStore(place.folder / "fog", place.database, files), clock.now_s)
+    service.start()
+    opened = [open_release(name) for name in names]
+    if opened:
+        _gather(service, opened, gathering)
+    helper, keys = _helper(place, opened, files)
+
+    def server() -> FogServer:
+        api = FogApi(
+            service, revocations, clock.now_s, limits, News(place.releases, NEWS_HEAD), authority, helper, place.trusted
+        )
+        return FogServer(api, create_app(api), tls)
+
+    def tls() -> ssl.SSLContext:
+        return x.server_context(ca, place.folder / SERVER, place.folder / SERVER_KEY)
+
+    return MadeFog(service, ca, keys, authority, server)
+
+
+def gathering_of(words: Sequence[str]) -> Gathering:
+    """``["cohort=20", "clip=0.5"]`` over the defaults. Raises ``ConfigError`` that names the key."""
+    values: dict[str, str] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in Gathering.__struct_fields__:
+            raise ConfigError(f"--set {word}: unknown key '{key}'{nearest(key, list(Gathering.__struct_fields__))}")
+        values[key] = value
+    try:
+        made = msgspec.convert(values, Gathering, strict=False)
+    except msgspec.ValidationError as fault:
+        raise ConfigError(f"--set: {fault}") from fault
+    for info in msgspec.structs.fields(Gathering):
+        for limit in getattr(info.type, "__metadata__", ()):
+            if isinstance(limit, Range) and not limit.holds(getattr(made, info.name)):
+                raise ConfigError(f"--set {info.name}={values[info.name]}: must be {limit.words}")
+    return made
+
+
+def _authority(place: FogPlace, files: Files) -> tuple[Authority | None, Path]:
+    """Its own, made at the first start, or None where the folder holds what another one gave; the CA's file."""
+    given = place.folder / CA
+    if given.exists():
+        return None, given
+    folder, now_s = place.folder / AUTHORITY, clock.now_s()
+    made = Authority(folder, files) if (folder / CA).exists() else Authority.create(folder, place.name, now_s, files)
+    key, certificate = made.server(place.hosts, now_s)
+    files.write(place.folder / SERVER_KEY, key)
+    files.write(place.folder / SERVER, certificate)
+    return made, folder / CA
+
+
+def _gather(service: FogService, opened: Sequence[Release], gathering: Gathering) -> None:
+    """Opens the last release's generation, or goes on with it; others of the same layout may take part too."""
+    layouts = [params.layout_of(r.manifest, r.read(r.manifest.base), r.read(r.manifest.basis)) for r in opened]
+    layout = layouts[-1]
+    same = [r.manifest_hash for r, other in zip(opened, layouts, strict=True) if other.digest == layout.digest]
+    service.open(plan_of(layout, same, gathering), layout)
+
+
+def _helper(place: FogPlace, opened: Sequence[Release], files: Files) -> tuple[Fog | None, dict[str, str]]:
+    """Who computes assists, and the keys by which devices know it."""
+    if not (place.assist or place.trusted):
+        return None, {}
+    if not opened:
+        raise UsageError("--assist and --trusted need a --release to help with")
+    from evergrove.runtime.fog import LocalFog  # torch comes with it
+
+    letter = _key(place.folder / LETTER_KEY, files) if place.trusted else None
+    helper = LocalFog(
+        place.folder / "assists", opened, _key(place.folder / ASSIST_KEY, files), letter, clock.now_s, peer=place.name
+    )
+    keys = {"assist_key": helper.assist_key}
+    return helper, keys | ({"trusted_key": helper.trusted_key} if place.trusted else {})
+
+
+def _key(path: Path, files: Files) -> bytes:
+    """32 bytes of chance in a file, made once."""
+    try:
+        return read_bounded(path, KEY_BYTES)
+    except FileNotFoundError:
+        files.write(path, secrets.token_bytes(KEY_BYTES))
+        return read_bounded(path, KEY_BYTES)

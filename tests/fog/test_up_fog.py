@@ -1,0 +1,99 @@
+"""``evergrove up fog`` as a process: invited, enrolled, counted; told to stop; started again where it was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evergrove import bootstrap_fog
+from evergrove.adapters.fog_client import connect, enrol
+from evergrove.adapters.outbox import Outbox
+from evergrove.adapters.release import open_release
+from evergrove.core.errors import ConfigError, UsageError
+from evergrove.core.sections import Gathering
+from evergrove.rules import params
+
+
+@contextmanager
+def up(folder: Path, *words: str) -> Iterator[dict[str, Any]]:
+    """The command's own facts while it runs; it must end with 0."""
+    command = [sys.executable, "-m", "evergrove.cli.main", "up", "fog", str(folder), "--port", "0", "--json", *words]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    lines = [process.stdout.readline()]
+    while lines[-1] not in ("}\n", ""):
+        lines.append(process.stdout.readline())
+    try:
+        assert lines[-1], process.communicate(timeout=10)[1]
+        yield json.loads("".join(lines))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 0, said
+    assert "ε = ∞" in said
+
+
+def test_a_fog_lives_through_its_command(tmp_path: Path) -> None:
+    """Two lives: the second knows the device, and what it sent."""
+    release = open_release("tiny")
+    manifest = release.manifest
+    layout = params.layout_of(manifest, release.read(manifest.base), release.read(manifest.basis))
+    words = ("--release", "tiny", "--set", "cohort=2", "--set", "cohort_min=1", "--set", "clip=0.5")
+    box = Outbox(tmp_path / "outbox", "kitchen")
+    with up(tmp_path / "fog", *words, "--invite", "kitchen") as facts:
+        assert "ε = ∞" in facts["protection"]
+        token, ca = facts["invitations"]["kitchen"], Path(facts["ca"]).read_bytes()
+        assert enrol(facts["listening"], ca, token, tmp_path / "device") == "kitchen"
+        client = connect(facts["listening"], tmp_path / "device")
+        terms = client.terms()
+        assert (terms.plan.cohort, terms.plan.clip, terms.plan.layout) == (2, 0.5, layout.digest)
+        box.put(np.ones(layout.n_numbers, np.float32), layout, release.manifest_hash, terms, bytes(16))
+        (fate,) = box.deliver(client, time.time(), 0.5)
+        assert fate.outcome == "counted"
+        client.close()
+    with up(tmp_path / "fog", *words) as facts:
+        client = connect(facts["listening"], tmp_path / "device")
+        assert client.terms().cohort == 0
+        assert "evergrove_fog_cohort_updates 1" in client.metrics()
+        client.close()
+
+
+def test_settings_are_checked() -> None:
+    """The nearest key, the range, the form."""
+    assert bootstrap_fog.gathering_of(["cohort=20", "clip=0.5"]) == Gathering(cohort=20, clip=0.5)
+    for word, match in (("cohorts=2", "did you mean 'cohort'"), ("cohort=0", "greater than 0"), ("clip=x", "--set")):
+        with pytest.raises(ConfigError, match=match):
+            bootstrap_fog.gathering_of([word])
+
+
+def test_a_fog_of_another_authority_invites_nobody(tmp_path: Path) -> None:
+    """It holds what the cloud gave it, and makes nothing of its own."""
+    place = bootstrap_fog.FogPlace(tmp_path / "a", "north", ("127.0.0.1",))
+    own = bootstrap_fog.open_fog(place, ["tiny"], Gathering())
+    authority = own.authority
+    assert authority is not None
+    key, certificate = authority.server(["127.0.0.1"], time.time())
+    given = tmp_path / "b"
+    given.mkdir()
+    for name, data in (("ca.pem", authority.ca_pem), ("server.pem", certificate), ("server.key", key),
+                       ("crl.pem", authority.list_path.read_bytes())):  # fmt: skip
+        (given / name).write_bytes(data)
+    made = bootstrap_fog.open_fog(bootstrap_fog.FogPlace(given, "south", ("127.0.0.1",)), [], Gathering())
+    with pytest.raises(UsageError, match="ask the cloud"):
+        made.invite("kitchen")
+    assert made.service.terms() is None
+    assert not (given / "authority").exists()
+    with pytest.raises(UsageError, match="need a --release"):
+        bootstrap_fog.open_fog(bootstrap_fog.FogPlace(given, "south", ("x",), assist=True), [], Gathering())
+    for one in (own, made):
+        one.service.store.close()
