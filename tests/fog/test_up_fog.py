@@ -16,16 +16,19 @@ import pytest
 
 from evergrove import bootstrap_fog
 from evergrove.adapters.fog_client import connect, enrol
+from evergrove.adapters.fog_store import FogStore
 from evergrove.adapters.outbox import Outbox
 from evergrove.adapters.release import open_release
+from evergrove.core import fog, transport
 from evergrove.core.errors import ConfigError, UsageError
+from evergrove.core.release import sha256_hex
 from evergrove.core.sections import Gathering
-from evergrove.rules import params
+from evergrove.rules import params, participation
 
 
 @contextmanager
-def up(folder: Path, *words: str) -> Iterator[dict[str, Any]]:
-    """The command's own facts while it runs; it must end with 0."""
+def up(folder: Path, *words: str, killed: bool = False) -> Iterator[dict[str, Any]]:
+    """The command's own facts while it runs; it must end with 0, or is killed."""
     command = [sys.executable, "-m", "evergrove.cli.main", "up", "fog", str(folder), "--port", "0", "--json", *words]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -37,9 +40,9 @@ def up(folder: Path, *words: str) -> Iterator[dict[str, Any]]:
         assert lines[-1], process.communicate(timeout=10)[1]
         yield json.loads("".join(lines))
     finally:
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGKILL if killed else signal.SIGTERM)
         _, said = process.communicate(timeout=20)
-    assert process.returncode == 0, said
+    assert process.returncode == (-9 if killed else 0), said
     assert "ε = ∞" in said
 
 
@@ -66,6 +69,44 @@ def test_a_fog_lives_through_its_command(tmp_path: Path) -> None:
         assert client.terms().cohort == 0
         assert "evergrove_fog_cohort_updates 1" in client.metrics()
         client.close()
+
+
+def test_kill_9_of_the_fog_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """Six devices, three lives of the fog: who heard nothing, or too little, sends again; each is counted once."""
+    release = open_release("tiny")
+    manifest = release.manifest
+    layout = params.layout_of(manifest, release.read(manifest.base), release.read(manifest.basis))
+    settings = ("cohort=6", "cohort_min=6", "clip=1000", "norm_max=1000")
+    words = ["--release", "tiny", *(word for setting in settings for word in ("--set", setting))]
+    names = [f"d{i}" for i in range(6)]
+    frames = {}
+    for i, name in enumerate(names):
+        body = params.encode(np.full(layout.n_numbers, i + 1.0), layout)
+        token = participation.token_of(name, layout.generation, bytes(16))
+        update = transport.Update(
+            release.manifest_hash, layout.base, layout.basis, layout.generation, token, sha256_hex(body), len(body)
+        )
+        frames[name] = transport.frame(update, body)
+    repeated = []
+    for life, senders in enumerate((names[:4], names[2:5], names)):
+        invites = [word for name in names for word in ("--invite", name)] if life == 0 else []
+        with up(tmp_path / "fog", *words, *invites, killed=life < 2) as facts:
+            for name, token in facts["invitations"].items():
+                enrol(facts["listening"], Path(facts["ca"]).read_bytes(), token, tmp_path / name)
+            for name in senders:
+                client = connect(facts["listening"], tmp_path / name, timeout_s=10.0)
+                repeated.append(client.submit(frames[name]).repeated)
+                client.close()
+            until_s = time.monotonic() + 20  # the last one waits for the sum
+            while life == 2 and list((tmp_path / "fog" / "fog" / "bodies").iterdir()) and time.monotonic() < until_s:
+                time.sleep(0.05)
+    assert repeated == [False] * 4 + [True, True, False] + [True] * 5 + [False]
+    store = FogStore(tmp_path / "fog" / "fog")
+    counted = [event.device for _, _, event in store.events() if isinstance(event, fog.UpdateCounted)]
+    assert sorted(counted) == names
+    (ready,) = store.ready()
+    assert np.array_equal(params.decode(store.read_sum(ready.cohort), layout), np.full(layout.n_numbers, 21.0))
+    store.close()
 
 
 def test_settings_are_checked() -> None:

@@ -234,17 +234,13 @@ class FogStore:
 
     def tidy(self, orphan_s: float = ORPHAN_S) -> None:
         """What kills left: files that no row names, updates of cohorts that are over, sums that the cloud has."""
-        b = db.BODIES.c
+        b, s = db.BODIES.c, db.SUMS.c
         with self._database.reading() as link:
-            state = _decoded(link.execute(_HEAD).scalar_one())
+            # The rows before the state: where the database gives no snapshot, what came in between is spared.
             rows = link.execute(sa.select(b.generation, b.number, b.file)).all()
-            kept = {
-                digest
-                for generation, number, digest in link.execute(
-                    sa.select(db.SUMS.c.generation, db.SUMS.c.number, db.SUMS.c.digest)
-                )
-                if Cohort(generation, number) in state.ready
-            }
+            sums = link.execute(sa.select(s.generation, s.number, s.digest)).all()
+            state = _decoded(link.execute(_HEAD).scalar_one())
+        kept = {digest for generation, number, digest in sums if Cohort(generation, number) in state.ready}
         live = {*state.closed, *([state.open] if state.plan is not None else [])}
         for cohort in {Cohort(generation, number) for generation, number, _ in rows} - live:
             self.delete_bodies(cohort)
