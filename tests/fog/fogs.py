@@ -105,9 +105,9 @@ class MemoryFog:
     def sum(self, cohort: Cohort) -> None:
         """As a store does it: by token, once."""
         members = sorted((t, data, factor) for t, (c, data, factor) in self.bodies.items() if c == cohort)
-        total = aggregate.total(
-            ((params.decode(data, LAYOUT), factor) for _, data, factor in members), LAYOUT.n_numbers
-        )
+        assert self.state.plan is not None
+        decoded = (params.decode(data, LAYOUT) for _, data, _ in members)
+        total = aggregate.total(decoded, LAYOUT.n_numbers, self.state.plan.clip).values
         if cohort in self.state.closed:
             self.sums[cohort] = total.tobytes()
             self.n_summed[cohort] = len(members)

@@ -5,14 +5,14 @@ import itertools
 import msgspec
 import numpy as np
 import pytest
-from fogs import LAYOUT, MemoryFog, body, head, opened, plan, vector
+from fogs import MemoryFog, body, head, opened, plan, vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evergrove.core import fog
 from evergrove.core.errors import CorruptState, UsageError
 from evergrove.core.fog import Cohort
-from evergrove.rules import aggregate, params, participation
+from evergrove.rules import participation
 from evergrove.tiers.fog import State, settle, step, touches
 from evergrove.tiers.fog.state import CLOSED_MAX
 
@@ -325,31 +325,3 @@ def test_what_follows_from_an_event_touches_what_the_event_does() -> None:
         assert fog.decode(fog.encode(fact)) == fact
     with pytest.raises(CorruptState, match="newer Evergrove"):
         fog.decode(b'{"kind": "fog_flew"}')
-
-
-# ---- clipping and summing --------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.floats(1e-6, 1e6), st.floats(1e-3, 1e3), st.integers(0, 100))
-def test_clipping_never_leaves_more_than_the_clip(length: float, clip: float, seed: int) -> None:
-    """Rounding included; what is short enough stays as it is."""
-    update = vector(seed, length)
-    factor = aggregate.clip_factor(params.norm(update), clip)
-    assert params.norm(update.astype(np.float64) * factor) <= clip
-    assert factor <= 1.0
-    if params.norm(update) <= clip:
-        assert factor == 1.0
-
-
-def test_what_is_not_finite_is_no_norm() -> None:
-    """It would have been refused before; here it is a mistake of ours."""
-    for norm in (float("nan"), float("inf"), -1.0):
-        with pytest.raises(UsageError):
-            aggregate.clip_factor(norm, 1.0)
-
-
-def test_a_sum_is_a_sum() -> None:
-    """½·(1, 2, …) + 1·(1, 2, …)."""
-    numbers = np.arange(LAYOUT.n_numbers, dtype=np.float32)
-    assert aggregate.total([(numbers, 0.5), (numbers, 1.0)], LAYOUT.n_numbers).tolist() == (1.5 * numbers).tolist()

@@ -23,7 +23,7 @@ from evergrove.core.errors import BudgetSpent, CorruptState, InvalidInput, Unrea
 from evergrove.core.fog import Cohort, Receipt
 from evergrove.core.ports import Noised
 from evergrove.core.transport import Update
-from evergrove.rules import params, participation
+from evergrove.rules import aggregate, params, participation
 from evergrove.runtime.fog_service import Answer, FogService, faulty
 
 Open = Callable[[], FogService]
@@ -98,7 +98,7 @@ def test_a_cohort_lives_through_a_restart_between_any_two_steps(opener: Open, tm
         "CohortClosed UpdateRepeated FogStarted CohortSummed CohortHandedOver"
     )
     assert '"epsilon":null' in opener().store.ledger()[0]
-    assert opener().store.layout(1) == LAYOUT
+    assert opener().store.layout(1)[0] == LAYOUT
 
 
 def test_a_refused_update_leaves_an_event_and_no_file(opener: Open, tmp_path: Path) -> None:
@@ -303,9 +303,9 @@ def test_several_workers_give_the_sums_of_one(opener: Open, tmp_path: Path) -> N
         tokens = sorted(token for token, cohort in cohort_of.items() if cohort.number == number)
         assert len(tokens) == 10
         numbers = {head(name, body(i)).token: vector(i) for i, name in enumerate(names)}
-        alone = np.zeros(LAYOUT.n_numbers)
-        for token in tokens:
-            alone += numbers[token].astype(np.float64)
+        alone = aggregate.total(
+            (numbers[token] for token in tokens), LAYOUT.n_numbers, worker.store.layout(1)[1]
+        ).values
         assert worker.store.read_sum(Cohort(1, number)) == params.encode(alone, LAYOUT, "float32")
     assert files(tmp_path, "bodies") == []
 

@@ -42,7 +42,7 @@ SUMS = sa.Table(
 )  # fmt: skip
 GENERATIONS = sa.Table(
     "generations", tables, sa.Column("generation", sa.Integer, primary_key=True), sa.Column("layout", sa.Text),
-    sa.Column("noise", sa.LargeBinary),
+    sa.Column("clip", sa.Double), sa.Column("noise", sa.LargeBinary),
 )  # fmt: skip
 LEDGER = sa.Table(
     "ledger", tables, sa.Column("seq", sa.Integer, primary_key=True), sa.Column("generation", sa.Integer),

@@ -121,25 +121,25 @@ class FogStore:
     def open_generation(
         self, plan: fog.Plan, layout: Layout, now_s: float
     ) -> tuple[list[FogEvent], list[fog.FogOrder]]:
-        """Feeds ``GenerationPlanned``, and keeps the layout that its updates have."""
+        """Feeds ``GenerationPlanned``, and keeps the layout that its updates have and the clip, both for good."""
         plan.check()
         with self._database.writing() as (link, head):
             known = sa.select(db.GENERATIONS.c.generation).where(db.GENERATIONS.c.generation == plan.generation)
             if link.execute(known).first() is None:
                 text = msgspec.json.encode(layout).decode()
-                link.execute(db.GENERATIONS.insert().values(generation=plan.generation, layout=text, noise=None))
+                row = {"generation": plan.generation, "layout": text, "clip": plan.clip, "noise": None}
+                link.execute(db.GENERATIONS.insert().values(**row))
             facts, orders = self._decide(link, head, [fog.GenerationPlanned(plan)], now_s, {})
         return facts[0], orders
 
-    def layout(self, generation: int) -> Layout:
-        """The layout of a generation. Raises ``CorruptState`` for one that was never opened."""
+    def layout(self, generation: int) -> tuple[Layout, float]:
+        """The layout and the clip of a generation. Raises ``CorruptState`` for one that was never opened."""
+        g = db.GENERATIONS.c
         with self._database.reading() as link:
-            text = link.execute(
-                sa.select(db.GENERATIONS.c.layout).where(db.GENERATIONS.c.generation == generation)
-            ).scalar_one_or_none()
-        if text is None:
+            row = link.execute(sa.select(g.layout, g.clip).where(g.generation == generation)).one_or_none()
+        if row is None:
             raise CorruptState(f"the fog's database knows no generation {generation}; open it again")
-        return msgspec.json.decode(text, type=Layout)
+        return msgspec.json.decode(row.layout, type=Layout), float(row.clip)
 
     # ---- summing -----------------------------------------------------------------------------------------------------
 

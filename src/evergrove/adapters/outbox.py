@@ -15,7 +15,8 @@ from evergrove.core import transport
 from evergrove.core.errors import CorruptState, Unreachable, UpdateRefused, UsageError
 from evergrove.core.fog import RETRY, Receipt, Terms
 from evergrove.core.release import sha256_hex
-from evergrove.rules import aggregate, params, participation, retry
+from evergrove.rules import params, participation, retry
+from evergrove.rules.privacy import clipping
 
 TAKING, SUFFIX = "taking-part.json", ".update"
 WAITING_MAX = 16
@@ -82,7 +83,7 @@ class Outbox:
             raise UsageError(f"the device may not take part now: {obstacle}")
         if len(self.waiting()) >= WAITING_MAX:
             raise UsageError(f"{WAITING_MAX} updates wait to be sent already")
-        body = params.encode(vector * aggregate.clip_factor(params.norm(vector), plan.clip), layout)
+        body = params.encode(vector * clipping.clip_factor(params.norm(vector), plan.clip), layout)
         token = participation.token_of(self._device, plan.generation, nonce)
         update = transport.Update(
             release, layout.base, layout.basis, plan.generation, token, sha256_hex(body), len(body)

@@ -112,7 +112,7 @@ class FogService:
         May run in any thread, beside others. Whatever the body is, it is deleted unless it is counted.
         """
         try:
-            layout = self._layout(head.generation)
+            layout, _ = self._layout(head.generation)
             name = upload.finish()
             data = self.store.bodies.read(name, layout.n_bytes("float32"))
             return fog.UpdateMeasured(device, head, params.norm(params.decode(data, layout))), name
@@ -174,8 +174,8 @@ class FogService:
         if self.store.state().closed[:1] != (cohort,):
             return  # another worker was faster
         try:
-            layout = self._layout(cohort.generation)
-            total = aggregate.total(self._parts(cohort, layout), layout.n_numbers)
+            layout, clip = self._layout(cohort.generation)
+            total = aggregate.total(self._parts(cohort, layout), layout.n_numbers, clip).values
 
             def make(state: bytes | None) -> Sealed:
                 noised = self.noise.add(state, cohort, total)
@@ -194,13 +194,13 @@ class FogService:
             log.error("cohort %d.%d cannot be summed: %s", cohort.generation, cohort.number, fault)
             self.feed(fog.CohortWithheld(cohort, f"an update cannot be read any more: {fault}"))
 
-    def _parts(self, cohort: Cohort, layout: params.Layout) -> Iterator[tuple[NDArray[np.float32], float]]:
+    def _parts(self, cohort: Cohort, layout: params.Layout) -> Iterator[NDArray[np.float32]]:
         """The updates one by one, so that memory stays that of one; each is still what was counted."""
         for part in self.store.parts(cohort):
             data = self.store.bodies.read(part.file, layout.n_bytes("float32"))
             if sha256_hex(data) != part.digest:
                 raise CorruptState(f"{part.file[:12]}… was altered on the disk")
-            yield params.decode(data, layout), part.factor
+            yield params.decode(data, layout)
 
 
 def plan_of(layout: params.Layout, releases: Sequence[str], gathering: Gathering) -> fog.Plan:

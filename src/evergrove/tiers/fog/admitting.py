@@ -8,7 +8,7 @@ from evergrove.core import fog
 from evergrove.core.fog import Plan, Reason
 from evergrove.core.transport import Update
 from evergrove.rules import participation
-from evergrove.rules.aggregate import clip_factor
+from evergrove.rules.privacy.clipping import clip_factor
 from evergrove.tiers.fog.state import CLOSED_MAX, READY_MAX, Counted, Member, State, change
 
 Orders = list[fog.FogOrder]

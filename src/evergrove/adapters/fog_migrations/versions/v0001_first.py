@@ -49,6 +49,7 @@ def upgrade() -> None:
         "generations",
         sa.Column("generation", sa.Integer, primary_key=True),
         sa.Column("layout", sa.Text, nullable=False),
+        sa.Column("clip", sa.Double, nullable=False),
         sa.Column("noise", sa.LargeBinary),
     )
     op.create_table(
