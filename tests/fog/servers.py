@@ -63,7 +63,11 @@ def postgres() -> Iterator[Postgres | str]:
             [*prefix, str(where / "initdb"), "-D", str(data), "-A", "trust", "-E", "UTF8", "--locale=C", "-N"],
             check=True, capture_output=True, cwd="/",
         )  # fmt: skip
-        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c max_connections=40"
+        settings = {
+            "listen_addresses": "''", "unix_socket_directories": folder, "max_connections": 40,
+            "fsync": "off", "full_page_writes": "off", "autovacuum": "off",
+        }  # fmt: skip
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         control = [*prefix, str(where / "pg_ctl"), "-D", str(data), "-w", "-t", "60"]
         subprocess.run(
             [*control, "-l", str(folder / "log"), "-o", options, "start"], check=True, capture_output=True, cwd="/"

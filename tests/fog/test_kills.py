@@ -81,17 +81,17 @@ def survive(folder: Path, url: Callable[[], str | None], stride: int) -> None:
         victims.close()
 
 
-EVERY = int(os.environ.get("EVERGROVE_KILL_EVERY", "4"))
+EVERY = int(os.environ.get("EVERGROVE_KILL_EVERY", "6"))
 """1 tries every single write, in about a minute."""
 
 
 def test_writes_on_sqlite(tmp_path: Path) -> None:
-    """Every fourth, of about sixty."""
+    """Every sixth, of about sixty."""
     survive(tmp_path, lambda: None, EVERY)
 
 
 def test_writes_on_postgresql(tmp_path: Path, server: Postgres) -> None:
-    """Every eighth, each with a database of its own."""
+    """Every twelfth, each with a database of its own."""
     survive(tmp_path, server.url, 2 * EVERY)
 
 

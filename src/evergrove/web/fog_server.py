@@ -10,7 +10,9 @@ import logging
 import signal
 import socket
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
+
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,6 +22,8 @@ from evergrove.web.fog import PEER, FogApi
 from evergrove.web.server import HEAD_BYTES_MAX, KEEP_ALIVE_S, Patient, Service, tell_manager
 
 BACKLOG = 2048
+TLS_BUFFER_BYTES = 1 << 16
+"""Of each connection. asyncio's own is 256 KiB: 1000 waiting devices would hold a quarter of a gigabyte."""
 LINGER_S, END_S = 5.0, 0.5
 """How long a connection that was closed may wait for the client's close_notify: in service, and when the service ends.
 asyncio would wait for half a minute, and a client that is not reading never sends it."""
@@ -120,6 +124,7 @@ class FogServer:
 
     async def serve(self, bound: socket.socket, ready: Callable[[], None]) -> None:
         """Serves on a bound socket; ``ready`` is called once it answers."""
+        SSLProtocol.max_size = TLS_BUFFER_BYTES
         clock = asyncio.create_task(self._tick(ready))
         try:
             await self._server.serve(sockets=[bound])
