@@ -1,0 +1,275 @@
+"""Which processes a cloud and a fog run for Flower, and how: stock programs, TLS, authenticated, nothing phones home.
+
+A cloud: ``flower-superlink`` with process isolation, a ``flower-superexec`` beside it, and a run of our app. A fog:
+``flower-supernode`` with a ``flower-superexec`` of its own. All state is under one folder of each.
+"""
+
+import datetime
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import evergrove
+from evergrove.adapters.files import Files
+from evergrove.adapters.flower import checkpoint, identity
+from evergrove.core.errors import MissingDependency, UsageError
+from evergrove.core.release import sha256_hex
+from evergrove.runtime.supervisor import Chore, Program, answers, end_group, free_port, open_log, spawn
+
+LOOPBACK = "127.0.0.1"
+CONNECTION = "evergrove"
+RUN_GRACE_S = 20.0
+"""How long a run that was started may take to hold the lock."""
+RETRY_S, RETRY_S_MAX = 2.0, 60.0
+CALL_S_MAX = 60.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A cloud's side of the link. ``hosts`` are the names that fogs reach it by, ``listen`` the address it binds.
+
+    ``fogs`` holds one public key file ``NAME.pub`` for each fog that may connect; files may be added at any time.
+    """
+
+    folder: Path
+    port: int
+    listen: str = LOOPBACK
+    hosts: tuple[str, ...] = (LOOPBACK, "localhost")
+
+    @property
+    def fogs(self) -> Path:
+        """Where the public keys of fogs are put."""
+        return self.folder / "fogs"
+
+    @property
+    def state(self) -> Path:
+        """Where the ServerApp keeps checkpoint, lock and inbox."""
+        return self.folder / "collected"
+
+    @property
+    def logs(self) -> Path:
+        """Where what the programs say is kept."""
+        return self.folder / "logs"
+
+
+@dataclass(frozen=True)
+class Fog:
+    """A fog's side: the SuperLink's address (HOST:PORT), its authority's certificate, and the fog's own door."""
+
+    folder: Path
+    name: str
+    superlink: str
+    authority: Path
+    door_url: str
+    door_token_file: Path | None = None
+    runtime_port: int = 0
+
+
+def cloud_programs(cloud: Cloud, files: Files, now: datetime.datetime) -> list[Program]:
+    """What a cloud runs, in the order of their start; keys and certificates are made where there are none.
+
+    Raises ``MissingDependency`` where Flower is not installed.
+    """
+    need_flower()
+    for folder in (cloud.folder, cloud.fogs, cloud.state, cloud.logs, cloud.folder / "home"):
+        files.make_folder(folder)
+    tls = identity.server_files(cloud.folder / "tls", cloud.hosts, now, files)
+    secret = identity.secret_file(cloud.folder / "superexec.secret", files)
+    _write_connection(cloud, tls, files)
+    environment = flower_environment(cloud.folder / "home")
+    superlink = (
+        *program("flower-superlink"),
+        "--isolation", "process", "--disable-runtime-dependency-installation",
+        "--host", cloud.listen, "--port", str(cloud.port),
+        "--database", str(cloud.folder / "superlink.db"),
+        "--ssl-certfile", str(tls.certificate), "--ssl-keyfile", str(tls.key), "--ssl-ca-certfile", str(tls.authority),
+        "--enable-supernode-auth", "--superexec-auth-secret-file", str(secret),
+    )  # fmt: skip
+    superexec = (
+        *program("flower-superexec"),
+        "--runtime-api-address", f"{LOOPBACK}:{cloud.port}", "--root-certificates", str(tls.authority),
+        "--superexec-auth-secret-file", str(secret),
+    )  # fmt: skip
+    return [
+        Program("superlink", superlink, environment, lambda: answers(LOOPBACK, cloud.port)),
+        Program("superexec", superexec, environment),
+    ]
+
+
+def fog_programs(fog: Fog, files: Files) -> list[Program]:
+    """What a fog runs beside its own service. ``public_key`` tells what the cloud must be given first.
+
+    Raises ``MissingDependency`` where Flower is not installed.
+    """
+    need_flower()
+    for folder in (fog.folder, fog.folder / "home"):
+        files.make_folder(folder)
+    private, _ = identity.fog_key(fog.folder, files)
+    secret = identity.secret_file(fog.folder / "superexec.secret", files)
+    port = fog.runtime_port or free_port()
+    environment = flower_environment(fog.folder / "home")
+    words = [f"fog={json.dumps(fog.name)}", f"fog-url={json.dumps(fog.door_url)}"]
+    if fog.door_token_file is not None:
+        words.append(f"fog-token-file={json.dumps(str(fog.door_token_file))}")
+    supernode = (
+        *program("flower-supernode"),
+        "--isolation", "process", "--superlink", fog.superlink, "--root-certificates", str(fog.authority),
+        "--auth-supernode-private-key", str(private), "--node-config", " ".join(words),
+        "--host", LOOPBACK, "--port", str(port), "--superexec-auth-secret-file", str(secret),
+    )  # fmt: skip
+    superexec = (
+        *program("flower-superexec"),
+        "--insecure", "--runtime-api-address", f"{LOOPBACK}:{port}", "--superexec-auth-secret-file", str(secret),
+    )  # fmt: skip
+    return [
+        Program(f"supernode-{fog.name}", supernode, environment, lambda: answers(LOOPBACK, port)),
+        Program(f"superexec-{fog.name}", superexec, environment),
+    ]
+
+
+def public_key(folder: Path, files: Files) -> Path:
+    """The file that a fog's operator gives to the cloud's, made where there is none."""
+    return identity.fog_key(folder, files)[1]
+
+
+class KeepCollecting(Chore):
+    """Registers fogs as their keys appear, and keeps one run of our app alive, by Flower's own command line.
+
+    Whether a run lives is told by the lock that its ServerApp holds, which dies with it; asking Flower would take a
+    process each time, and it believes in a dead run for a minute.
+    """
+
+    def __init__(self, cloud: Cloud, run_config: Mapping[str, str | int | float] | None = None) -> None:
+        self._cloud = cloud
+        self._config = {"state": str(cloud.state), **(run_config or {})}
+        self._call: subprocess.Popen[bytes] | None = None
+        self._key: Path | None = None
+        self._call_ends_s = self._next_s = 0.0
+        self._failures = 0
+        self.n_runs = 0
+
+    def tick(self, now_s: float) -> None:
+        """Follows the call under way, or starts the next one that is due."""
+        if self._call is not None:
+            self._follow(now_s)
+        elif now_s >= self._next_s:
+            key = next(iter(self._unregistered()), None)
+            if key is not None:
+                self._begin(("supernode", "register", str(key), CONNECTION, "--name", key.stem), now_s, key)
+            elif not self._collecting():
+                words = " ".join(f"{name}={json.dumps(value)}" for name, value in self._config.items())
+                self._begin(("run", str(app_folder()), CONNECTION, "--run-config", words), now_s, None)
+
+    def end(self) -> None:
+        """Ends a call that is under way."""
+        if self._call is not None:
+            end_group(self._call.pid, signal.SIGKILL)
+            self._call.wait()
+
+    def _begin(self, words: Sequence[str], now_s: float, key: Path | None) -> None:
+        with open_log(self._cloud.logs / "flwr.log") as log:
+            self._call = spawn((*program("flwr"), *words), flower_environment(self._cloud.folder / "home"), log)
+        self._key, self._call_ends_s = key, now_s + CALL_S_MAX
+
+    def _follow(self, now_s: float) -> None:
+        assert self._call is not None
+        code = self._call.poll()
+        if code is None:
+            if now_s > self._call_ends_s:
+                end_group(self._call.pid, signal.SIGKILL)
+            return
+        self._call = None
+        if self._key is not None and (code == 0 or self._known(self._key)):
+            self._mark(self._key).write_text(sha256_hex(self._key.read_bytes()))
+            code = 0
+        elif code == 0:
+            self.n_runs += 1
+            self._next_s = now_s + RUN_GRACE_S
+        if code == 0:
+            self._failures = 0
+            return
+        self._failures += 1
+        wait_s = min(RETRY_S * 2 ** (self._failures - 1), RETRY_S_MAX)
+        _log.warning("flwr ended with %d; once more in %.0f s; see %s", code, wait_s, self._cloud.logs / "flwr.log")
+        self._next_s = now_s + wait_s
+
+    def _unregistered(self) -> list[Path]:
+        return [
+            key
+            for key in sorted(self._cloud.fogs.glob("*.pub"))
+            if not self._mark(key).exists() or self._mark(key).read_text() != sha256_hex(key.read_bytes())
+        ]
+
+    def _mark(self, key: Path) -> Path:
+        return key.with_suffix(".registered")
+
+    def _known(self, key: Path) -> bool:
+        """Whether the call failed because the SuperLink has this key already: a crash before the mark was written."""
+        tail = (self._cloud.logs / "flwr.log").read_bytes()[-4096:]
+        return b"already in use" in tail.rpartition(b"register")[2] or b"already in use" in tail
+
+    def _collecting(self) -> bool:
+        handle = checkpoint.lock(self._cloud.state)
+        if handle is None:
+            return True
+        os.close(handle)
+        return False
+
+
+def app_folder() -> Path:
+    """The Flower app: in an installed package among its assets, in a checkout beside ``src``. Raises ``UsageError``."""
+    package = Path(evergrove.__file__).parent
+    for folder in (package / "assets" / "flower-app", package.parents[1] / "flower-app"):
+        if (folder / "pyproject.toml").is_file():
+            return folder
+    raise UsageError(f"the Flower app is neither in {package / 'assets'} nor beside src; install the package anew")
+
+
+def need_flower() -> None:
+    """Raises ``MissingDependency`` where Flower is not installed."""
+    if find_spec("flwr") is None:
+        raise MissingDependency("fog and cloud talk over Flower: pip install 'flwr==1.41.0'")
+
+
+def program(name: str) -> tuple[str, ...]:
+    """One of Flower's programs: the one beside this interpreter, else the one on the path."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    if found is None:
+        raise MissingDependency(
+            f"{name} is neither beside {sys.executable} nor on the path: pip install 'flwr==1.41.0'"
+        )
+    return (found,)
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """The environment of Flower's programs: a home of their own, no telemetry, no look for updates, one thread."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    ours = {
+        "PATH": path,  # a superexec starts `flwr-serverapp` and `flwr-clientapp` by their bare names
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return {**os.environ, **threads, **ours}
+
+
+def _write_connection(cloud: Cloud, tls: identity.ServerFiles, files: Files) -> None:
+    """How Flower's command line reaches this SuperLink."""
+    text = (
+        f"[superlink]\ndefault = {json.dumps(CONNECTION)}\n\n[superlink.{CONNECTION}]\n"
+        f"address = {json.dumps(f'{LOOPBACK}:{cloud.port}')}\nroot-certificates = {json.dumps(str(tls.authority))}\n"
+    )
+    files.write(cloud.folder / "home" / "config.toml", text.encode())
