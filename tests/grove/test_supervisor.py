@@ -23,8 +23,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": SRC}
 
 
-def sleeper(name: str, *, ready: Callable[[], bool] | None = None, first: str = "pass") -> Program:
-    return Program(name, (sys.executable, "-c", f"{first}; import time; time.sleep(60)"), environment(), ready)
+def sleeper(name: str, *, ready: Callable[[], bool] | None = None, first: str = "pass", tied_to: str = "") -> Program:
+    command = (sys.executable, "-c", f"{first}; import time; time.sleep(60)")
+    return Program(name, command, environment(), ready, tied_to)
 
 
 def alive(pid: int) -> bool:
@@ -88,6 +89,26 @@ def test_each_waits_for_the_one_before_it(tmp_path: Path) -> None:
         assert seen[-1] == {"first": 1, "second": 0}
         mark.touch()
         wait_for(lambda: supervisor.starts()["second"] == 1)
+
+
+def test_what_is_tied_to_another_starts_again_with_it(tmp_path: Path) -> None:
+    """Not the other way round; and only once the other can be used again."""
+    usable = [True]
+    supervisor = Supervisor(
+        [sleeper("root", ready=lambda: usable[0]), sleeper("leaf", tied_to="root")], tmp_path / "logs", QUICK
+    )
+    with running(supervisor):
+        wait_for(lambda: len(supervisor.pids()) == 2)
+        os.kill(supervisor.pids()["leaf"], signal.SIGKILL)
+        wait_for(lambda: supervisor.starts() == {"root": 1, "leaf": 2})
+        usable[0] = False
+        leaf = supervisor.pids()["leaf"]
+        os.kill(supervisor.pids()["root"], signal.SIGKILL)
+        wait_for(lambda: supervisor.starts()["root"] == 2)
+        wait_for(lambda: not alive(leaf))
+        assert supervisor.starts()["leaf"] == 2
+        usable[0] = True
+        wait_for(lambda: supervisor.starts() == {"root": 2, "leaf": 3})
 
 
 def test_what_dies_at_once_is_given_up_after_a_bounded_number_of_starts(tmp_path: Path) -> None:

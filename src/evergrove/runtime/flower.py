@@ -132,7 +132,8 @@ def fog_programs(fog: Fog, files: Files) -> list[Program]:
     )  # fmt: skip
     return [
         Program(f"supernode-{fog.name}", supernode, environment, lambda: answers(LOOPBACK, port)),
-        Program(f"superexec-{fog.name}", superexec, environment),
+        # a new SuperNode knows nothing of the tasks before it, and an old SuperExec is slow to find it
+        Program(f"superexec-{fog.name}", superexec, environment, tied_to=f"supernode-{fog.name}"),
     ]
 
 

@@ -26,12 +26,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Program:
-    """One process to keep running. ``ready`` says whether it can be used (None: at once)."""
+    """One process to keep running. ``ready`` says whether it can be used (None: at once).
+
+    Where the program called ``tied_to`` dies, this one is ended and starts again with it: what it knows is of no use.
+    """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
     ready: Callable[[], bool] | None = None
+    tied_to: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,8 +152,22 @@ class Supervisor:
                 wait_s = min(self._patience.backoff_s * 2 ** (one.deaths - 1), self._patience.backoff_s_max)
                 _log.warning("%s ended with %d; it starts again in %.1f s", one.program.name, code, wait_s)
                 one.process, one.again_s = None, now_s + wait_s
-            elif one.process is None and one.n_starts and now_s >= one.again_s:
+                self._end_tied(one.program.name, now_s + wait_s)
+            elif one.process is None and one.n_starts and now_s >= one.again_s and self._root_is_ready(one):
                 self._start(one)
+
+    def _end_tied(self, name: str, again_s: float) -> None:
+        for one in self._kept:
+            if one.program.tied_to == name and one.process is not None:
+                end_group(one.process.pid, signal.SIGKILL)
+                one.process.wait()
+                one.process, one.again_s = None, again_s
+
+    def _root_is_ready(self, one: _Kept) -> bool:
+        root = next((other for other in self._kept if other.program.name == one.program.tied_to), None)
+        if root is None:
+            return True
+        return root.process is not None and (root.program.ready is None or root.program.ready())
 
     def _end_all(self) -> None:
         """Asks in the opposite order of the start, then kills; the sessions of all are empty when it returns."""
