@@ -6,7 +6,7 @@ spent, 7 unreachable (``core/errors`` has them by class).
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -81,6 +81,19 @@ app.add_typer(base.app, name="base", rich_help_panel=BUILD)
 app.add_typer(bench.app, name="bench", rich_help_panel=BUILD)
 
 
+def _refused() -> Any:
+    """What typer raises for a command line that makes no sense: an error of its own, click's before typer 0.21."""
+    own = getattr(typer, "TyperException", None)
+    if own is None:
+        import click
+
+        own = click.ClickException
+    return own
+
+
+REFUSED = _refused()
+
+
 def main() -> NoReturn:
     """The console script: run what the command line says, and exit with its code."""
     sys.exit(run(sys.argv[1:]))
@@ -94,7 +107,7 @@ def run(args: Sequence[str]) -> int:
         return code if isinstance(code, int) else 0
     except EvergroveError as fault:
         return report(type(fault).__name__, str(fault), fault.exit_code, as_json, getattr(fault, "reason", ""))
-    except typer.TyperException as fault:
+    except REFUSED as fault:
         message = fault.format_message()
         if not message:  # a group without a command has printed its help
             return fault.exit_code

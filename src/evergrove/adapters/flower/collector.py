@@ -81,7 +81,7 @@ class Collector:
         n = 0
         for reply in self._fogs.replies(list(owner)):
             # who is meant is what we wrote down, not what the reply says: an error reply may name nobody
-            if (fog := owner.get(reply.asked)) is not None:
+            if (fog := owner.pop(reply.asked, None)) is not None:
                 n += self._hear(fog, reply)
         self._forget_old()
         for fog in self._fogs.online():
@@ -90,10 +90,13 @@ class Collector:
 
     def _hear(self, fog: str, reply: Reply) -> int:
         under_way = self._open[fog]
-        under_way.asked.pop(reply.asked, None)
+        is_newest = reply.asked == max(under_way.asked, key=under_way.asked.__getitem__)
+        del under_way.asked[reply.asked]
         mark = self._state.fogs.get(fog, FogMark())
         match reply.outcome:
             case Failed(reason):
+                if not is_newest:  # a fog that was away fails all its questions at once: that is one failure
+                    return 0
                 under_way.failures += 1
                 rest_s = min(self._settings.rest_s * 2 ** min(under_way.failures - 1, 16), self._settings.rest_s_max)
                 under_way.rests_until_s = self._now_s() + rest_s
