@@ -110,7 +110,7 @@ def run(args: Sequence[str]) -> int:
     except REFUSED as fault:
         message = fault.format_message()
         if not message:  # a group without a command has printed its help
-            return fault.exit_code
+            return int(fault.exit_code)
         context = getattr(fault, "ctx", None)
         path = context.command_path if context is not None else "evergrove"
         return report("UsageError", f"{message} See `{path} --help`", fault.exit_code, as_json)

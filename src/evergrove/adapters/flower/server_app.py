@@ -85,7 +85,7 @@ def _number(words: Mapping[str, object], key: str, usual: float) -> float:
 
 def _log_to(path: Path) -> None:
     """A SuperExec throws a ServerApp's output away, so what we say goes to a file too."""
-    handlers = [
+    handlers: list[logging.Handler] = [
         logging.StreamHandler(sys.stderr),
         logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=1, encoding="utf-8"),
     ]
