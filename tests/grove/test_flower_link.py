@@ -7,11 +7,13 @@ import datetime
 import os
 import shutil
 import signal
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -159,6 +161,16 @@ def test_each_cohort_arrives_once(federation: Federation) -> None:
     """Two fogs, two cohorts each, TLS and authenticated SuperNodes, tokens at one door."""
     federation.close_cohorts(2)
     federation.await_all()
+
+
+def test_the_door_that_fogs_reach_has_no_control(federation: Federation) -> None:
+    """Who reaches it starts no run: at the SuperLink behind, the same call is answered without asking who calls."""
+    context = ssl.create_default_context(cafile=federation.cloud.folder / "tls" / "authority.crt")
+    headers = {"content-type": "application/protobuf"}
+    with httpx.Client(verify=context, headers=headers, trust_env=False) as outside:
+        for port, status in ((federation.cloud.port, 404), (federation.cloud.superlink_port, 200)):
+            answer = outside.post(f"https://127.0.0.1:{port}/v1/control/list-runs", content=b"")
+            assert answer.status_code == status
 
 
 def test_the_others_do_not_wait_for_a_killed_supernode(federation: Federation) -> None:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,7 +35,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cloud:
-    """A cloud's side of the link. ``hosts`` are the names that fogs reach it by, ``listen`` the address it binds.
+    """A cloud's side of the link. Fogs reach it as one of ``hosts`` at ``port``, on the address ``listen``.
+
+    The SuperLink itself listens on the loopback address only, at ``superlink_port``.
 
     ``fogs`` holds one public key file ``NAME.pub`` for each fog that may connect; files may be added at any time.
     """
@@ -44,6 +46,12 @@ class Cloud:
     port: int
     listen: str = LOOPBACK
     hosts: tuple[str, ...] = (LOOPBACK, "localhost")
+    superlink_port: int = field(default_factory=free_port)
+
+    @property
+    def reached_as(self) -> str:
+        """The address at which this machine itself reaches the door."""
+        return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.listen, self.listen)
 
     @property
     def fogs(self) -> Path:
@@ -89,19 +97,26 @@ def cloud_programs(cloud: Cloud, files: Files, now: datetime.datetime) -> list[P
     superlink = (
         *program("flower-superlink"),
         "--isolation", "process", "--disable-runtime-dependency-installation",
-        "--host", cloud.listen, "--port", str(cloud.port),
+        "--host", LOOPBACK, "--port", str(cloud.superlink_port),
         "--database", str(cloud.folder / "superlink.db"),
         "--ssl-certfile", str(tls.certificate), "--ssl-keyfile", str(tls.key), "--ssl-ca-certfile", str(tls.authority),
         "--enable-supernode-auth", "--superexec-auth-secret-file", str(secret),
     )  # fmt: skip
     superexec = (
         *program("flower-superexec"),
-        "--runtime-api-address", f"{LOOPBACK}:{cloud.port}", "--root-certificates", str(tls.authority),
+        "--runtime-api-address", f"{LOOPBACK}:{cloud.superlink_port}", "--root-certificates", str(tls.authority),
         "--superexec-auth-secret-file", str(secret),
     )  # fmt: skip
+    # by its name: what serves HTTP is above this layer
+    door = (
+        sys.executable, "-m", "evergrove.web.fleet_door", "--listen", cloud.listen, "--port", str(cloud.port),
+        "--superlink-port", str(cloud.superlink_port),
+        "--certificate", str(tls.certificate), "--key", str(tls.key), "--authority", str(tls.authority),
+    )  # fmt: skip
     return [
-        Program("superlink", superlink, environment, lambda: answers(LOOPBACK, cloud.port)),
+        Program("superlink", superlink, environment, lambda: answers(LOOPBACK, cloud.superlink_port)),
         Program("superexec", superexec, environment),
+        Program("fleet-door", door, environment, lambda: answers(cloud.reached_as, cloud.port)),
     ]
 
 
@@ -269,8 +284,9 @@ def flower_environment(home: Path) -> dict[str, str]:
 
 def _write_connection(cloud: Cloud, tls: identity.ServerFiles, files: Files) -> None:
     """How Flower's command line reaches this SuperLink."""
+    address = f"{LOOPBACK}:{cloud.superlink_port}"
     text = (
         f"[superlink]\ndefault = {json.dumps(CONNECTION)}\n\n[superlink.{CONNECTION}]\n"
-        f"address = {json.dumps(f'{LOOPBACK}:{cloud.port}')}\nroot-certificates = {json.dumps(str(tls.authority))}\n"
+        f"address = {json.dumps(address)}\nroot-certificates = {json.dumps(str(tls.authority))}\n"
     )
     files.write(cloud.folder / "home" / "config.toml", text.encode())

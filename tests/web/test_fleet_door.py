@@ -1,0 +1,72 @@
+"""The door before a SuperLink: a SuperNode's ten calls pass whole, everything else ends there."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import httpx
+import pytest
+
+from evergrove.web import fleet_door
+
+seen: list[tuple[str, bytes, dict[str, str]]] = []
+
+
+def through(use: Callable[[httpx.AsyncClient], Awaitable[httpx.Response]], down: bool = False) -> httpx.Response:
+    """One request through the door to a SuperLink that notes what it is asked."""
+
+    def superlink(request: httpx.Request) -> httpx.Response:
+        if down:
+            raise httpx.ConnectError("refused")
+        seen.append((request.url.path, request.content, dict(request.headers)))
+        return httpx.Response(
+            412, content=b"\x00answer", headers={"content-type": "application/protobuf", "x-two": "2"}
+        )
+
+    async def run() -> httpx.Response:
+        behind = httpx.AsyncClient(base_url="https://127.0.0.1:1", transport=httpx.MockTransport(superlink))
+        before = httpx.ASGITransport(fleet_door.create_app(behind))
+        async with behind, httpx.AsyncClient(base_url="https://cloud.example", transport=before) as outside:
+            return await use(outside)
+
+    seen.clear()
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("call", sorted(fleet_door.CALLS))
+def test_a_supernodes_call_passes_with_its_signature_and_its_answer_comes_back(call: str) -> None:
+    """Bytes, status and headers as they are."""
+    headers = {"content-type": "application/protobuf", "x-signature": "abc"}
+    answer = through(lambda outside: outside.post(f"/v1/fleet/{call}", content=b"\x01body", headers=headers))
+    ((path, body, given),) = seen
+    assert (path, body, given["x-signature"]) == (f"/v1/fleet/{call}", b"\x01body", "abc")
+    assert given["host"] == "127.0.0.1:1"
+    assert (answer.status_code, answer.content, answer.headers["x-two"]) == (412, b"\x00answer", "2")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/control/start-run", "/v1/control/register-node", "/v1/fleet/register-node", "/v1/fleet/unregister-node",
+        "/v1/runtime/acquire-task", "/v1/fleet/../control/start-run", "/v1/fleet/%2e%2e/control/start-run",
+        "/v1/fleet/pull-messages/../../control/start-run", "/v1/fleet//pull-messages", "/docs", "/health", "/",
+        "/v1/fleet/..%2fcontrol%2fstart-run",
+    ],
+)  # fmt: skip
+def test_nothing_else_passes(path: str) -> None:
+    """Neither the control of runs nor a way round."""
+    answer = through(lambda outside: outside.post(path, content=b"x"))
+    assert answer.status_code == 404
+    assert seen == []
+
+
+def test_only_posts_pass_and_no_more_than_a_bounded_body() -> None:
+    """Refused before anything behind hears of it."""
+    assert through(lambda outside: outside.get("/v1/fleet/pull-messages")).status_code == 405
+    large = bytes(fleet_door.BODY_BYTES_MAX + 1)
+    assert through(lambda outside: outside.post("/v1/fleet/push-object", content=large)).status_code == 413
+    assert seen == []
+
+
+def test_a_superlink_that_is_away_is_said_so_that_a_supernode_tries_again() -> None:
+    """503 is what Flower retries."""
+    assert through(lambda outside: outside.post("/v1/fleet/get-run"), down=True).status_code == 503
