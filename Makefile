@@ -10,11 +10,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # One thread for each process: on two cores more of them only wait for one another.
 RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help venv demo test check bench clean
+.PHONY: help venv demo test test-grove check bench clean
 
 help:
 	@echo "make demo   the whole story of one device, on this machine, in minutes; leaves runs/latest/report.html"
 	@echo "make test   every test; branch coverage of the pure layers must be at least 95 %"
+	@echo "make test-grove   cloud and fogs as real processes, killed and back (minutes)"
 	@echo "make check  format, lint, types, layers, and every block of the README"
 	@echo "make bench  speed and memory of a device, as JSON"
 	@echo "make venv   only the set-up;  make clean  removes it"
@@ -27,6 +28,9 @@ demo: venv
 test: venv
 	$(RUN) $(BIN)/python -m pytest --cov=evergrove.core --cov=evergrove.rules --cov=evergrove.tiers \
 		--cov=evergrove.views --cov-branch --cov-report=term --cov-fail-under=95
+
+test-grove: venv
+	$(RUN) $(BIN)/python -m pytest -m grove
 
 check: venv
 	$(BIN)/ruff format --check

@@ -27,6 +27,7 @@ from evergrove.core.sums import NoisedSum, noised_sum
 from evergrove.runtime import flower
 from evergrove.runtime.supervisor import Supervisor, free_port
 
+pytestmark = pytest.mark.grove
 WAIT_S = 150.0
 """For a machine whose cores are shared by others; alone each step takes 5 to 15 s."""
 SIZE = 20_000

@@ -13,7 +13,6 @@ import ssl
 from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 
-
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 

@@ -90,7 +90,7 @@ class FakeGrid(Grid):
 
 
 def test_it_is_the_version_that_this_was_written_for() -> None:
-    """Every other version must be looked at first (ADR 0015)."""
+    """Every other version must be looked at first (ADR 0016)."""
     assert version("flwr") == "1.41.0"
 
 
