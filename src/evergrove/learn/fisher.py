@@ -9,7 +9,7 @@ Scale: per sample, ℓ = w(t)·mean over P values of (x̂ − x)², whose Gauss-
 g = ∇_b ⟨√(2·w(t)/P)·x̂, ξ⟩ and ξ ~ N(0, I) that is E[g·gᵀ], sample by sample; then the mean over samples.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -59,12 +59,17 @@ def estimate_fisher(
 
 def sample_gradients(module: nn.Module, x_t: Tensor, t: Tensor, code: Tensor, xi: Tensor) -> dict[str, Tensor]:
     """g = ∇_B ⟨√(2·w(t)/P)·x̂, ξ⟩ for every sample apart: per layer (N, out, r). One forward and backward pass."""
+    root = (2.0 * weight(t) / x_t[0].numel()).sqrt().reshape(-1, 1, 1, 1)
+    return gradients_apart(module, x_t, t, code, lambda x_hat: (root * x_hat * xi).sum())
+
+
+def gradients_apart(
+    module: nn.Module, x_t: Tensor, t: Tensor, code: Tensor, total: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """∇_B of every sample's own part of ``total`` (a scalar, summed over samples): per layer (N, out, r)."""
     layers = {name: m for name, m in module.named_modules() if isinstance(m, AdaptedLinear)}
-    n_values = x_t[0].numel()
     with _own_b(layers, len(x_t)) as copies:
-        x_hat = module(x_t, t, code)
-        root = (2.0 * weight(t) / n_values).sqrt().reshape(-1, 1, 1, 1)
-        grads = torch.autograd.grad((root * x_hat * xi).sum(), copies)
+        grads = torch.autograd.grad(total(module(x_t, t, code)), copies)
     return dict(zip(layers, grads, strict=True))
 
 

@@ -22,7 +22,7 @@ from evergrove.learn.adapter import Adapter, Attached, Basis, attach, blank_adap
 from evergrove.learn.adapter_file import adapter_bytes
 from evergrove.learn.fisher import Fisher, estimate_fisher
 from evergrove.learn.generator import to_condition, to_float
-from evergrove.learn.objective import Anchor, Batch, Weights, flow_rows, join, teacher_rows
+from evergrove.learn.objective import Anchor, Batch, Weights, ewc_loss, flow_rows, join, teacher_rows
 from evergrove.learn.teacher import Points, trajectories
 
 
@@ -35,6 +35,12 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one picture as a tensor."""
+        _, height, width, channels = self.images.shape
+        return channels, height, width
 
     def pick(self, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The ``rows`` (None: all) as fp32 (n, C, H, W) in [-1, 1] and int64 (n, F)."""
@@ -68,7 +74,9 @@ class Task:
     ``teacher`` is a larger network for the old conditions (None: the incumbent). ``fisher`` and ``points`` are an
     assist's, of the *released* model (None: made here, see ``remember_old``). ``balance`` is the factor over whose
     values new and replay are drawn evenly. ``made_of`` names ``new`` and ``replay`` where some of them may be lost
-    before a resumption, which then goes on with the rest (empty: their very bytes name them).
+    before a resumption, which then goes on with the rest (empty: their very bytes name them). ``known`` (N, F) are the
+    old conditions to ask a teacher about (None: those of ``replay``): who keeps no observations still knows what they
+    were called.
     """
 
     model: nn.Module
@@ -85,6 +93,7 @@ class Task:
     points: Points | None = None
     balance: int = 0
     made_of: str = ""
+    known: NDArray[np.int16] | None = None
 
     def rng(self, *names: str | int) -> torch.Generator:
         """The task's own random stream of that name."""
@@ -95,6 +104,10 @@ class Task:
         if self.start is None:
             return blank_adapter(self.model, self.basis, self.vocabulary)
         return extend_rows(self.start, self.vocabulary)
+
+    def old_codes(self) -> NDArray[np.int16]:
+        """The old conditions that a teacher is asked about (N, F); empty where nothing is known of any."""
+        return self.replay.codes if self.known is None else self.known
 
 
 @dataclass(frozen=True)
@@ -124,7 +137,10 @@ class Shares:
 
 @dataclass(frozen=True)
 class Strategy:
-    """One way to learn. See the module's docstring; ``rows`` takes (task, memory, weights, shares, step)."""
+    """One way to learn. See the module's docstring; ``draw`` takes (task, memory, strategy, step).
+
+    ``hold`` is the part of the objective that is about the parameters alone, from (parameters, anchor, λe).
+    """
 
     name: str
     init: Callable[[Task], Learner]
@@ -133,6 +149,7 @@ class Strategy:
     lr: float = 1e-2
     weights: Weights = field(default_factory=Weights)
     shares: Shares = field(default_factory=Shares)
+    hold: Callable[[Mapping[str, Tensor], Anchor, float], Tensor] = ewc_loss
 
 
 def init_adapter(task: Task, train_a: bool = False) -> Learner:
@@ -169,15 +186,14 @@ def remember_old(
     points, anchor = task.points, None
     wants_points = bool(strategy.weights.teacher and strategy.shares.teacher)
     makes_points, makes_fisher = wants_points and points is None, bool(strategy.weights.ewc) and task.fisher is None
-    if (makes_points or makes_fisher) and not len(task.replay):
+    if (makes_points and not len(task.old_codes())) or (makes_fisher and not len(task.replay)):
         raise UsageError(f"strategy '{strategy.name}' needs samples of old conditions; give it the rehearsal pack")
     if makes_points:
         teacher = task.teacher or fuse(task.model, task.basis, task.incumbent())
-        known = task.replay.codes[_known_to(teacher, task.replay.codes)]
+        known = task.old_codes()[_known_to(teacher, task.old_codes())]
         picked = even(known, task.balance, n_trajectories, task.rng("teacher"))
         chosen = to_condition(known)[picked]
-        _, height, width, channels = task.replay.images.shape
-        points = trajectories(teacher, chosen, (channels, height, width), task.rng("trajectories"), steps)
+        points = trajectories(teacher, chosen, task.new.shape, task.rng("trajectories"), steps)
     if strategy.weights.ewc:
         incumbent = attach(task.model, task.basis, task.incumbent())
         star, fisher = _star(incumbent), task.fisher

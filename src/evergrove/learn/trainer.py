@@ -23,7 +23,7 @@ from torch import Tensor
 from evergrove.core.errors import CorruptState, EvergroveError, UsageError
 from evergrove.learn.adapter_file import adapter_bytes
 from evergrove.learn.fisher import fisher_of_tensors, fisher_tensors
-from evergrove.learn.objective import Anchor, data_loss, ewc_loss
+from evergrove.learn.objective import Anchor, data_loss
 from evergrove.learn.pauses import asking
 from evergrove.learn.strategies import Learner, Memory, Task
 from evergrove.learn.teacher import Points
@@ -137,7 +137,7 @@ def _step(
         done += rows
     hooks.aside()
     if memory.anchor is not None:
-        held = ewc_loss(learner.parameters, memory.anchor, task.strategy.weights.ewc)
+        held = task.strategy.hold(learner.parameters, memory.anchor, task.strategy.weights.ewc)
         held.backward()  # type: ignore[no-untyped-call]
         loss += float(held.detach())
         hooks.aside()
@@ -173,6 +173,8 @@ def fingerprint(task: Task) -> str:
         digest.update(repr((samples.images.shape, samples.codes.shape)).encode())
         digest.update(samples.images.tobytes())
         digest.update(samples.codes.tobytes())
+    if task.known is not None:
+        digest.update(repr(task.known.shape).encode() + task.known.tobytes())
     if task.start is not None:
         digest.update(adapter_bytes(task.start))
     if task.points is not None:

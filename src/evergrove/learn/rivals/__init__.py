@@ -1,0 +1,136 @@
+"""The published rivals, each with its paper, and ours beside them: what ``evergrove bench forgetting`` races.
+
+Each is the adapter recipe of DESIGN §4 with one thing done as its paper does it, so that what differs is the method:
+base, pictures, steps and bytes are the same for all. Their weights were tuned by the same number of trials on streams
+that no test uses (docs/adr/0014).
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+from evergrove.core.errors import UsageError
+from evergrove.learn.objective import Anchor, Weights
+from evergrove.learn.rivals import elastic, generative, sequence
+from evergrove.learn.rivals.sequence import Carried, Rival
+from evergrove.learn.strategies import (
+    EVERGROVE,
+    FULL,
+    LORA,
+    NAIVE,
+    REPLAY,
+    Memory,
+    Shares,
+    Strategy,
+    Task,
+    draw_rows,
+    init_adapter,
+)
+
+__all__ = ["RIVALS", "Carried", "Rival", "rival_named"]
+
+GENERATED = 4 * generative.N_PICTURES
+DISTILLED = (2 + 2) * generative.N_PICTURES
+FISHER = 3 * sequence.N_FISHER
+
+
+def remember_fisher(task: Task, strategy: Strategy) -> Memory:
+    """The Fisher that the stream's earlier tasks left, around the incumbent's B."""
+    return Memory(anchor=None if task.fisher is None else Anchor(dict(task.incumbent().b), task.fisher))
+
+
+def remember_delta(task: Task, strategy: Strategy) -> Memory:
+    """The same around the incumbent's B·A."""
+    if task.fisher is None:
+        return Memory()
+    start = task.incumbent()
+    star = {name: b @ (start.a[name] if start.a is not None else task.basis.a[name]) for name, b in start.b.items()}
+    return Memory(anchor=Anchor(star, task.fisher))
+
+
+def remember_directions(task: Task, strategy: Strategy) -> Memory:
+    """Earlier tasks' A, as directions to stay out of."""
+    return Memory(anchor=None if task.fisher is None else Anchor({}, task.fisher))
+
+
+TRAINED = partial(init_adapter, train_a=True)
+DGR = Strategy(
+    "dgr",
+    init_adapter,
+    generative.remember_drawn,
+    generative.draw_replayed,
+    weights=Weights(teacher=1.0),
+    shares=Shares(teacher=0.5),
+)
+GD = replace(DGR, name="gd", remember=generative.remember_distilled, draw=generative.draw_distilled)
+EWC_DIAGONAL = Strategy("ewc-diagonal", init_adapter, remember_fisher, draw_rows, weights=Weights(ewc=30.0))
+EWC_RANK1 = replace(EWC_DIAGONAL, name="ewc-rank1", hold=elastic.rank_one_loss)
+RANK1_GD = replace(GD, name="rank1+gd", hold=elastic.rank_one_loss, weights=Weights(teacher=1.0, ewc=30.0))
+EWC_LORA = Strategy(
+    "ewc-lora", TRAINED, remember_delta, draw_rows, lr=5e-3, weights=Weights(ewc=30.0), hold=elastic.delta_loss
+)
+O_LORA = Strategy(
+    "o-lora", TRAINED, remember_directions, draw_rows, lr=5e-3, weights=Weights(ewc=0.5), hold=elastic.orthogonal_loss
+)
+ISOLATED = replace(NAIVE, name="isolated", init=TRAINED, lr=5e-3)
+JOINT = replace(NAIVE, name="joint")
+
+
+def _shared(name: str, paper: str, strategy: Strategy, prepare_rows: int = 0, observations: bool = False) -> Rival:
+    """One frozen A and one B for the whole stream."""
+    return Rival(
+        name,
+        paper,
+        strategy,
+        sequence.begin_frozen,
+        sequence.after_adapter,
+        sequence.network_of_all,
+        observations,
+        prepare_rows,
+    )
+
+
+_ALL = (
+    _shared("naive", "the adapter alone", NAIVE),
+    replace(_shared("full", "full fine-tuning", FULL), after=sequence.after_full),
+    _shared("replay", "experience replay (Chaudhry et al. 2019, arXiv 1902.10486), byte-matched", REPLAY, 0, True),
+    _shared("dgr", "deep generative replay (Shin et al. 2017, arXiv 1705.08690)", DGR, GENERATED),
+    _shared("gd", "generative distillation (Masip et al. 2023, arXiv 2311.14028)", GD, DISTILLED),
+    replace(
+        _shared("ewc-diagonal", "EWC (arXiv 1612.00796), online (arXiv 1805.06370)", EWC_DIAGONAL, FISHER),
+        after=sequence.after_diagonal,
+    ),
+    replace(_shared("ewc-rank1", "rank-1 EWC (arXiv 2509.23593)", EWC_RANK1, FISHER), after=sequence.after_direction),
+    replace(
+        _shared("rank1+gd", "rank-1 EWC and GD (arXiv 2509.23593)", RANK1_GD, FISHER + DISTILLED),
+        after=sequence.after_direction,
+    ),
+    replace(
+        _shared("ewc-lora", "EWC-LoRA (arXiv 2602.17559)", EWC_LORA, FISHER),
+        begin=sequence.begin_trained,
+        after=sequence.after_weights,
+    ),
+    replace(
+        _shared("o-lora", "O-LoRA (Wang et al. 2023, arXiv 2310.14152)", O_LORA),
+        begin=sequence.begin_random,
+        after=sequence.after_merged,
+    ),
+    replace(
+        _shared("isolated", "one adapter a task (after FunLoRA, arXiv 2510.02631)", ISOLATED),
+        begin=sequence.begin_growing,
+        after=sequence.after_isolated,
+        network=sequence.network_of_task,
+    ),
+    replace(_shared("lora", "ours with A trained too", LORA, GENERATED, True), begin=sequence.begin_trained),
+    _shared("evergrove", "ours (DESIGN §5)", EVERGROVE, GENERATED + FISHER, True),
+    replace(_shared("joint", "all tasks at once: the bound", JOINT), joint=True),
+)
+RIVALS: Mapping[str, Rival] = {rival.name: rival for rival in _ALL}
+"""Every rival by its name, in the order of a table."""
+
+
+def rival_named(name: str) -> Rival:
+    """The rival of that name. Raises ``UsageError`` that lists those there are."""
+    if name not in RIVALS:
+        raise UsageError(f"unknown strategy '{name}'; known: {', '.join(RIVALS)}")
+    return RIVALS[name]
