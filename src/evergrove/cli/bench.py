@@ -265,6 +265,45 @@ def thermal(
     deliver(found, tables.tell_thermal, quick, as_json)
 
 
+@app.command("forgetting")
+def forgetting(
+    streams: Annotated[
+        str, typer.Option("--stream", metavar="S1,…", help="S1 digits, S2 Omniglot, S3 avatars, S4 many, T1 tuning.")
+    ] = "S1",
+    strategies: Annotated[
+        str, typer.Option("--strategies", metavar="A,B,…", help="Which ones; by default all, or a few with --quick.")
+    ] = "",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many orders of the stream.")] = 5,
+    first_seed: Annotated[int, typer.Option("--first-seed", min=0, help="Seed of the first.")] = 0,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="For results, a page, and the bases; runs are resumed.")
+    ] = Path("runs/forgetting"),
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="FOLDER", help="Data sets; by default shared/data here or one up.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small digits, few strategies, 3 seeds: the order only, in a minute or two.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Race ours against the published ways not to forget: equal steps, equal bytes, the same streams.
+
+    A strategy takes about a minute for each seed and stream; what is done is not done again.
+
+    Example: evergrove bench forgetting --stream S1 --strategies evergrove,replay,rank1+gd --seeds 3
+    """
+    from evergrove.bench.forgetting.command import Wanted, race
+
+    wanted = Wanted(streams.split(","), strategies.split(",") if strategies else [], seeds, first_seed, out, data)
+    with show.Progress("racing") as progress:
+        found = race(wanted, quick, lambda what, done, total: progress.update(done, total, what))
+    if as_json:
+        show.json({"quick": quick, "tables": [msgspec.to_builtins(table) for table in found.tables]})
+    else:
+        tables.tell_forgetting(found.tables)
+        show.note(f"results: {found.results}; page: {found.page}")
+
+
 class Barred(Protocol):
     """A report with promises; a ``msgspec.Struct``."""
 

@@ -8,6 +8,7 @@ from evergrove.cli import show
 if TYPE_CHECKING:
     from evergrove.bench.agent import Report as AgentReport
     from evergrove.bench.device import Report as DeviceReport
+    from evergrove.bench.forgetting.tables import Table as ForgettingTable
     from evergrove.bench.kills import Report as KillsReport
     from evergrove.bench.latency import Arm
     from evergrove.bench.latency import Report as LatencyReport
@@ -34,6 +35,10 @@ LATENCY_HEADS = (
 PLACEMENT_HEADS = (
     "", "price a job", "÷ optimum", "worst seed", "÷ no D", "÷ patient", "mean h", "p95 h", "worst h",
     "forbidden", "at work", "unwilling h", "undone", "changes",
+)  # fmt: skip
+FORGETTING_HEADS = (
+    "", "FID", "lost", "FID random", "coverage", "right", "lost", "unseen", "kept", "ours − this, FID", "bytes",
+    "÷ budget", "kept n", "passes", "CPU s", "seeds",
 )  # fmt: skip
 FAULTS_MAX = 20
 
@@ -307,3 +312,30 @@ def compared(name: str, found: "Ratio") -> tuple[str, str, str, str, str]:
 def ratio(found: "Ratio") -> str:
     """``1.02 (0.97 to 1.1)``."""
     return f"{found.ratio:g} ({found.ratio_min:g} to {found.ratio_max:g})"
+
+
+def tell_forgetting(found: "Iterable[ForgettingTable]") -> None:
+    """One row a strategy: means at the end with half of the 95 % interval over seeds."""
+    from evergrove.bench.forgetting.page import told
+
+    for one in found:
+        show.line(f"{one.stream}: after the last lesson; an interval that excludes 0 is marked with *\n")
+        rows = []
+        for row in one.rows:
+            mark = " *" if row.against is not None and row.against.excludes_zero else ""
+            measured = (row.fid, row.lost_fid, row.fid_random, row.coverage, row.accuracy, row.lost_accuracy)
+            rows.append(
+                (
+                    row.strategy,
+                    *(told(value) for value in (*measured, row.unseen, row.kept)),
+                    told(row.against) + mark,
+                    show.size(row.n_bytes),
+                    f"{row.over:.2f}",
+                    str(row.n_observations),
+                    f"{row.passes:,}",
+                    f"{row.cpu_s:.0f}",
+                    str(row.n_seeds),
+                )
+            )
+        show.table(rows, FORGETTING_HEADS, right=tuple(range(1, len(FORGETTING_HEADS))))
+        show.line()

@@ -57,6 +57,9 @@ class BasisPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 Report = Callable[[int, float], None]
 """Called after each task with how many are done and the loss on the new pictures over its last ten steps."""
 
+Draw = Callable[[int, np.random.Generator], PseudoTask]
+"""A task of that many new pictures."""
+
 
 def learn_basis(
     model: DiT,
@@ -65,9 +68,11 @@ def learn_basis(
     plan: BasisPlan,
     checkpoint: Path | None = None,
     report: Report | None = None,
+    draw: Draw | None = None,
 ) -> dict[str, Tensor]:
     """A[layer] (rank, in) with orthonormal rows, the most used first, learnt on changed pictures of the base.
 
+    ``draw`` makes the tasks from (number of new pictures, chance); by default they are the base's pictures, changed.
     ``checkpoint`` is read if it exists (``InvalidArtefact`` if it belongs to other settings) and written after every
     task.
     """
@@ -78,7 +83,8 @@ def learn_basis(
         a, first = _load_checkpoint(checkpoint, identity)
     for task in range(first, plan.tasks):
         rng = stream(plan.seed, "basis", "task", task)
-        a, loss = _one_task(model, a, draw_task(images, codes, model.vocabulary, plan.n_new, rng), plan, task)
+        drawn = draw(plan.n_new, rng) if draw else draw_task(images, codes, model.vocabulary, plan.n_new, rng)
+        a, loss = _one_task(model, a, drawn, plan, task)
         if checkpoint is not None:
             _save_checkpoint(checkpoint, a, identity, task + 1)
         if report is not None:

@@ -99,16 +99,19 @@ _ALL = (
     replace(
         _shared("ewc-diagonal", "EWC (arXiv 1612.00796), online (arXiv 1805.06370)", EWC_DIAGONAL, FISHER),
         after=sequence.after_diagonal,
+        prior=sequence.prior_diagonal,
     ),
     replace(_shared("ewc-rank1", "rank-1 EWC (arXiv 2509.23593)", EWC_RANK1, FISHER), after=sequence.after_direction),
     replace(
         _shared("rank1+gd", "rank-1 EWC and GD (arXiv 2509.23593)", RANK1_GD, FISHER + DISTILLED),
         after=sequence.after_direction,
+        prior=sequence.prior_direction,
     ),
     replace(
         _shared("ewc-lora", "EWC-LoRA (arXiv 2602.17559)", EWC_LORA, FISHER),
         begin=sequence.begin_trained,
         after=sequence.after_weights,
+        prior=sequence.prior_weights,
     ),
     replace(
         _shared("o-lora", "O-LoRA (Wang et al. 2023, arXiv 2310.14152)", O_LORA),

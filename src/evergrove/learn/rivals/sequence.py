@@ -7,13 +7,14 @@ a network, a Fisher, or an adapter for every task. That is a ``Rival``: a strate
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from evergrove.core.conditions import Vocabulary
 from evergrove.core.rng import seed_of
-from evergrove.learn.adapter import Adapter, Basis, attach, blank_adapter, extend_rows, fuse
+from evergrove.learn.adapter import Adapter, Attached, Basis, attach, blank_adapter, extend_rows, fuse
 from evergrove.learn.adapter_file import adapter_of_bytes
 from evergrove.learn.fisher import Fisher
 from evergrove.learn.rivals import elastic
@@ -45,7 +46,9 @@ class Carried:
 After = Callable[[Task, bytes, Carried], Carried]
 """(the task that was learnt, its candidate's bytes, what was carried until now) → what is carried on."""
 Network = Callable[[Carried, Vocabulary, int], nn.Module]
-"""(carried, what must be understood, the number of the task whose conditions are asked for) → a network."""
+"""(carried, what must be understood, the number of the task whose conditions are asked for) → a network. The number -1
+asks for what the release knows."""
+Prior = Callable[[nn.Module, Basis, Tensor, Tensor, torch.Generator], Fisher]
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Rival:
     ``begin`` prepares the release for it: (model, A, number of tasks) → carried. ``keeps_observations``: whether it
     fills with observations what its share of the bytes leaves. ``prepare_rows`` is what it does besides the steps of
     a task that has old conditions, in network passes of one row (a forward pass is 1, a backward pass 2).
+    ``prior`` is the curvature of what the release knows, where that must be kept, from (model, A, x, codes, chance).
     ``joint``: it is given all tasks at once, as the bound.
     """
 
@@ -66,6 +70,7 @@ class Rival:
     network: Network
     keeps_observations: bool = False
     prepare_rows: int = 0
+    prior: Prior | None = None
     joint: bool = False
 
 
@@ -92,6 +97,24 @@ def begin_random(model: nn.Module, basis: Basis, n_tasks: int) -> Carried:
     """As ``begin_growing``, from random rows: every task has its own."""
     few = begin_growing(model, basis, n_tasks)
     return replace(few, basis=random_like(few.basis, 0))
+
+
+# What the release's own pictures say, before the first task.
+
+
+def prior_diagonal(model: nn.Module, basis: Basis, x: Tensor, code: Tensor, rng: torch.Generator) -> Fisher:
+    """The diagonal at B = 0."""
+    return elastic.diagonal(_bare(model, basis), x, code, rng, N_FISHER)
+
+
+def prior_direction(model: nn.Module, basis: Basis, x: Tensor, code: Tensor, rng: torch.Generator) -> Fisher:
+    """The mean gradient's direction at B = 0."""
+    return elastic.mean_direction(_bare(model, basis), x, code, rng, N_FISHER)
+
+
+def prior_weights(model: nn.Module, basis: Basis, x: Tensor, code: Tensor, rng: torch.Generator) -> Fisher:
+    """The diagonal over whole weights."""
+    return elastic.weight_diagonal(model, list(basis.a), x, code, rng, N_FISHER)
 
 
 # After a task.
@@ -163,7 +186,7 @@ def network_of_all(carried: Carried, vocabulary: Vocabulary, task: int) -> nn.Mo
 
 def network_of_task(carried: Carried, vocabulary: Vocabulary, task: int) -> nn.Module:
     """The adapter of the task that is asked about; the release where there is none."""
-    if task >= len(carried.parts):
+    if not 0 <= task < len(carried.parts):
         return network_of_all(carried, vocabulary, task)
     return fuse(carried.model, carried.basis, extend_rows(carried.parts[task], vocabulary))
 
@@ -198,6 +221,11 @@ def random_like(basis: Basis, n: int) -> Basis:
         drawn = torch.randn(rows.shape[1], len(rows), generator=rng)
         a[layer] = torch.linalg.qr(drawn)[0].T.contiguous()
     return replace(basis, basis_hash=f"random/{n}", a=a)
+
+
+def _bare(model: nn.Module, basis: Basis) -> Attached:
+    vocabulary = cast(Vocabulary, model.vocabulary)
+    return attach(model, basis, blank_adapter(model, basis, vocabulary))
 
 
 def _with_fisher(

@@ -1,0 +1,70 @@
+"""``evergrove bench forgetting``: words become a race, lines become tables and a page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evergrove.bench.forgetting import plan
+from evergrove.bench.forgetting.lines import Line
+from evergrove.bench.forgetting.page import page
+from evergrove.bench.forgetting.plan import FORMS, QUICK, QUICK_STRATEGIES, Form, Places, Report
+from evergrove.bench.forgetting.tables import Table, table_of
+from evergrove.core.errors import UsageError
+from evergrove.learn.rivals import RIVALS, rival_named
+
+QUICK_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was asked for; no ``strategies`` means all of them."""
+
+    streams: Sequence[str]
+    strategies: Sequence[str]
+    n_seeds: int
+    first_seed: int
+    out: Path
+    data: Path | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A table a stream, and where lines and page lie."""
+
+    tables: tuple[Table, ...]
+    results: Path
+    page: Path
+
+
+def race(wanted: Wanted, quick: bool, report: Report) -> Found:
+    """Runs what is not done yet. Raises ``UsageError`` for an unknown stream or strategy."""
+    forms = [QUICK] if quick else [_form(name) for name in wanted.streams]
+    names = list(wanted.strategies) or list(QUICK_STRATEGIES if quick else RIVALS)
+    rivals = [rival_named(name.strip()) for name in names]
+    n_seeds = min(QUICK_SEEDS, wanted.n_seeds) if quick else wanted.n_seeds
+    seeds = range(wanted.first_seed, wanted.first_seed + n_seeds)
+    results = wanted.out / ("quick.jsonl" if quick else "lines.jsonl")
+    places = Places(wanted.data, wanted.out / "worlds", results)
+    tables: list[Table] = []
+    lines: list[Line] = []
+    for form in forms:
+        found = plan.run(form, rivals, seeds, places, report)
+        lines += found
+        tables.append(table_of(found))
+    path = wanted.out / ("quick.html" if quick else "forgetting.html")
+    path.write_text(page(tables, lines, _command(wanted, quick)), encoding="utf-8")
+    return Found(tuple(tables), results, path)
+
+
+def _form(name: str) -> Form:
+    if name.strip() not in FORMS:
+        raise UsageError(f"unknown stream '{name.strip()}'; known: {', '.join(FORMS)}")
+    return FORMS[name.strip()]
+
+
+def _command(wanted: Wanted, quick: bool) -> str:
+    words = ["evergrove bench forgetting"]
+    words += ["--quick"] if quick else [f"--stream {','.join(wanted.streams)}", f"--seeds {wanted.n_seeds}"]
+    if wanted.strategies:
+        words.append(f"--strategies {','.join(wanted.strategies)}")
+    return " ".join(words)

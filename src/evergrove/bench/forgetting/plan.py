@@ -1,0 +1,114 @@
+"""What is raced: streams in their forms, seeds and strategies; done lines are passed over, the rest is run in order."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evergrove.bench.forgetting import lines, looks, race, worlds
+from evergrove.bench.forgetting.lines import Line
+from evergrove.bench.forgetting.race import Budget
+from evergrove.bench.forgetting.streams import Sizes, Stream, class_incremental, classes_of, groups_of
+from evergrove.bench.forgetting.worlds import Judge, World, WorldPlan
+from evergrove.core.errors import UsageError
+from evergrove.learn.rivals import Rival
+from evergrove.learn.strategies import Samples
+from evergrove.media.avatars import Atelier
+
+Report = Callable[[str, int, int], None]
+"""(what, lessons done, lessons in all)."""
+
+N_REHEARSAL = 288
+"""Public pictures of what the avatars' base knows, which ship with it: six emotions in 48 looks each."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One stream in one size: its world, its sizes, and every strategy's budget."""
+
+    name: str
+    world: WorldPlan
+    sizes: Sizes
+    budget: Budget
+    small: bool = False
+
+
+FORMS = {
+    "S1": Form("S1", worlds.HANDWRITING, Sizes(), Budget(steps=250)),
+    "S2": Form("S2", worlds.HANDWRITING, Sizes(n_train=12, n_real=8, n_asked=24), Budget(steps=150)),
+    "S3": Form("S3", worlds.AVATARS, Sizes(), Budget(steps=200)),
+    "S4": Form("S4", worlds.HANDWRITING, Sizes(n_lessons=50, n_train=12, n_real=8, n_asked=16), Budget(steps=60)),
+    "T1": Form("T1", worlds.HANDWRITING, Sizes(n_lessons=5, n_train=42, n_real=28, n_asked=64), Budget(steps=120)),
+}
+"""A seed of one strategy takes about a minute on one core (S3: a minute and a half)."""
+QUICK = Form("S1", worlds.SMALL, Sizes(n_train=120, n_real=50, n_asked=40), Budget(steps=60), small=True)
+QUICK_STRATEGIES = ("naive", "ewc-diagonal", "replay", "evergrove", "joint")
+
+
+@dataclass(frozen=True)
+class Places:
+    """``data`` holds the data sets (None: looked for), ``folder`` the worlds that were made, ``results`` the lines."""
+
+    data: Path | None
+    folder: Path
+    results: Path
+
+
+def run(form: Form, rivals: Sequence[Rival], seeds: Sequence[int], places: Places, report: Report) -> list[Line]:
+    """Every strategy over every seed's stream; the lines, those of earlier runs with these settings included."""
+    if not rivals or not seeds:
+        raise UsageError("nothing to race: name at least one strategy and one seed")
+    world = worlds.open_world(form.world, places.folder, report)
+    judge = open_judge(form, places, report)
+    done = lines.read(places.results)
+    found: list[Line] = []
+    n_lessons = form.sizes.n_lessons
+    total = len(rivals) * len(seeds) * n_lessons
+    for seed in seeds:
+        stream = stream_of(form, world, places.data, seed)
+        for rival in rivals:
+            line = done.get((form.name, rival.name, seed))
+            if line is None or line.settings != race.settings_of(rival, world, form.budget):
+                start = len(found) * n_lessons
+                told = functools.partial(_told, report, f"{form.name} {rival.name}, seed {seed}", start, total)
+                line = race.run(rival, world, judge, stream, seed, form.budget, told)
+                lines.append(places.results, line)
+            found.append(line)
+            report(f"{form.name} {rival.name}, seed {seed}", len(found) * n_lessons, total)
+    return found
+
+
+def stream_of(form: Form, world: World, data: Path | None, seed: int) -> Stream:
+    """The stream of a seed."""
+    if form.name == "S3":
+        atelier = _atelier(form.world.network.image_px)
+        rows = np.arange(min(N_REHEARSAL, len(world.known)))
+        rehearsal = Samples(world.known.images[rows], world.known.codes[rows])
+        return looks.avatar_stream(atelier, rehearsal, _golden(form.world), seed)
+    classes = classes_of(form.name, data, form.small)
+    groups = groups_of(form.name, classes, form.sizes.n_lessons, seed)
+    return class_incremental(form.name, classes, world.model.vocabulary, groups, form.sizes, seed)
+
+
+def open_judge(form: Form, places: Places, report: Report) -> Judge:
+    """The judge of a stream; S2 and S4 are of one set and share theirs."""
+    classes = None if form.name == "S3" else classes_of(form.name, places.data, form.small)
+    name = "omniglot" if form.name in ("S2", "S4") else form.name
+    return worlds.open_judge(name, form.world, classes, places.folder, report)
+
+
+@functools.lru_cache(maxsize=2)
+def _atelier(image_px: int) -> Atelier:
+    """One for all seeds: it keeps the layers that it has rasterised."""
+    return Atelier(image_px)
+
+
+@functools.lru_cache(maxsize=2)
+def _golden(plan: WorldPlan) -> Samples:
+    return looks.base_pictures(_atelier(plan.network.image_px), 96, plan.seed, "golden")
+
+
+def _told(report: Report, what: str, start: int, total: int, done: int) -> None:
+    report(what, start + done, total)
