@@ -284,6 +284,10 @@ def forgetting(
     quick: Annotated[
         bool, typer.Option("--quick", help="Small digits, few strategies, 3 seeds: the order only, in a minute or two.")
     ] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Run each strategy's trials on the tuning stream instead.")
+    ] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="Measure what our objective costs instead.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Race ours against the published ways not to forget: equal steps, equal bytes, the same streams.
@@ -292,9 +296,18 @@ def forgetting(
 
     Example: evergrove bench forgetting --stream S1 --strategies evergrove,replay,rank1+gd --seeds 3
     """
-    from evergrove.bench.forgetting.command import Wanted, race
+    from evergrove.bench.forgetting.command import Wanted, race, tuned
 
     wanted = Wanted(streams.split(","), strategies.split(",") if strategies else [], seeds, first_seed, out, data)
+    if cost:
+        from evergrove.bench.forgetting.cost import measure
+
+        spent = measure("tiny" if quick else "avatars")
+        return show.json(msgspec.to_builtins(spent)) if as_json else tables.tell_cost(spent)
+    if tune:
+        with show.Progress("tuning") as progress:
+            trials = tuned(wanted, lambda what, done, total: progress.update(done, total, what))
+        return show.json(msgspec.to_builtins(trials)) if as_json else tables.tell_trials(trials)
     with show.Progress("racing") as progress:
         found = race(wanted, quick, lambda what, done, total: progress.update(done, total, what))
     if as_json:

@@ -8,7 +8,9 @@ from evergrove.cli import show
 if TYPE_CHECKING:
     from evergrove.bench.agent import Report as AgentReport
     from evergrove.bench.device import Report as DeviceReport
+    from evergrove.bench.forgetting.cost import Cost
     from evergrove.bench.forgetting.tables import Table as ForgettingTable
+    from evergrove.bench.forgetting.tuning import Trial
     from evergrove.bench.kills import Report as KillsReport
     from evergrove.bench.latency import Arm
     from evergrove.bench.latency import Report as LatencyReport
@@ -339,3 +341,22 @@ def tell_forgetting(found: "Iterable[ForgettingTable]") -> None:
             )
         show.table(rows, FORGETTING_HEADS, right=tuple(range(1, len(FORGETTING_HEADS))))
         show.line()
+
+
+def tell_trials(found: "Iterable[Trial]") -> None:
+    """One row a trial; the best of each strategy is marked."""
+    rows = [(trial.strategy, trial.words, f"{trial.fid:.4g}", "best" if trial.best else "") for trial in found]
+    show.table(rows, ("", "settings", "average FID", ""), right=(2,))
+
+
+def tell_cost(found: "Cost") -> None:
+    """Ours over plain adapter training, in CPU time."""
+    show.line(f"{found.machine.cpu}, release '{found.release}', a job of {found.steps} steps\n")
+    words = f"{found.prepare_s:g} s before the first step, {found.step_s * 1000:.3g} ms a step"
+    show.line(f"ours: {words}; plain: {found.plain_step_s * 1000:.3g} ms a step\n")
+    pairs = [
+        compared("ours / plain on its new rows", found.local),
+        compared("the same with an assist", found.assisted),
+        compared("ours / plain on as many rows", found.same_batch),
+    ]
+    show.table(pairs, ("", "this", "that", "ratio", "n"), right=(1, 2, 3, 4))
