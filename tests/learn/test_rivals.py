@@ -174,7 +174,7 @@ def test_who_knows_no_old_condition_is_told_so(world: World) -> None:
         rival_named("magic")
 
 
-@pytest.mark.parametrize("name", [name for name in RIVALS if name != "joint"])
+@pytest.mark.parametrize("name", [name for name in RIVALS if name not in ("joint", "recombined")])
 def test_two_tasks_in_a_row(world: World, name: str, tmp_path: Path) -> None:
     """Each trains, carries what it must, counts its numbers, and gives a network that knows the new condition."""
     rival = RIVALS[name]

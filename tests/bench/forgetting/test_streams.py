@@ -83,13 +83,13 @@ def test_data_that_is_not_there_says_where_it_was_looked_for(tmp_path: Path) -> 
 
 
 def test_digits_of_the_shared_form_are_split_by_position(tmp_path: Path) -> None:
-    """The first three quarters of every class are learnt from; pictures stand in the middle of 32 px."""
+    """The first three quarters of every class are learnt from; pictures stand in the middle, at half the size."""
     images = np.arange(40, dtype=np.uint8)[:, None, None] * np.ones((1, 28, 28), np.uint8)
     (tmp_path / "mnist").mkdir()
     np.savez(tmp_path / "mnist" / "mnist.npz", images=images, labels=np.arange(40, dtype=np.uint8) % 10)
     found = classes_of("S1", tmp_path, small=False)
-    assert [part[:, 16, 16, 0].tolist() for part in (found.train[3], found.test[3])] == [[3, 13, 23], [33]]
-    assert found.train[3].shape == (3, 32, 32, 1)
+    assert [part[:, 8, 8, 0].tolist() for part in (found.train[3], found.test[3])] == [[3, 13, 23], [33]]
+    assert found.train[3].shape == (3, 16, 16, 1)
     assert found.train[9][:, 0].max() == 0
 
 

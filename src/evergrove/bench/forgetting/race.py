@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -112,7 +112,10 @@ def task_of(rival: Rival, carried: Carried, stream: Stream, i: int, room: "Room"
     """The learning job of lesson ``i`` (from 0), with as many steps as its preparation leaves."""
     lesson = stream.lessons[i]
     new, replay = lesson.new, evened([stream.rehearsal, *room.held])
-    known = evened([stream.rehearsal, *(earlier.new for earlier in stream.lessons[:i])]).codes
+    earlier = [each.new for each in stream.lessons[:i]]
+    if rival.recombines:
+        earlier = [recombined(part, carried.model) for part in earlier]
+    known = evened([stream.rehearsal, *earlier]).codes
     n_lessons = 1
     if rival.joint:
         new, n_lessons = evened([stream.rehearsal, *(each.new for each in stream.lessons)]), i + 1
@@ -140,13 +143,19 @@ def task_of(rival: Rival, carried: Carried, stream: Stream, i: int, room: "Room"
 def measure(
     scores: Scores, row: int, rival: Rival, carried: Carried, stream: Stream, seed: int, budget: Budget
 ) -> None:
-    """Draws and scores what row ``row`` of R needs: all lessons up to the next one, or the one just learnt alone."""
+    """Draws and scores what row ``row`` of R needs: all lessons so far, or the one just learnt alone.
+
+    Where lessons share what the release knows (S3), row 0 is all of them, and every row has the next one, too; where
+    each is of classes that nobody has heard of, a network cannot be asked for them before.
+    """
     n = len(stream.lessons)
-    everything = row in stream.rows or (row == 0 and n <= 10)
-    columns = range(n if row == 0 else min(n, row + 1)) if everything else range(row - 1, row)
+    foreseen = len(stream.kept) > 0
+    columns = range(row) if row in stream.rows else range(max(0, row - 1), row)
+    if foreseen:
+        columns = range(n if row == 0 else min(n, row + 1))
     if rival.joint:
         columns = range(n)
-    last = max((*columns, row - 1, 0))
+    last = max((*columns, 0))
     vocabulary = stream.lessons[last].vocabulary
     for j in columns:
         lesson = stream.lessons[j]
@@ -179,6 +188,17 @@ def evened(parts: Sequence[Samples]) -> Samples:
     images = [first.images, *(part.images for part in rest for _ in range(times))]
     codes = [first.codes, *(part.codes for part in rest for _ in range(times))]
     return Samples(np.concatenate(images), np.concatenate(codes))
+
+
+def recombined(part: Samples, model: nn.Module) -> Samples:
+    """Every code with every value of the first factor that the base knows, where there are other factors, too."""
+    n_factors = part.codes.shape[1]
+    if n_factors < 2:
+        return part
+    n_values = len(cast(Any, model).tables[0].weight) - 1
+    codes = np.repeat(part.codes, n_values, axis=0)
+    codes[:, 0] = np.tile(np.arange(1, n_values + 1), len(part))
+    return Samples(np.repeat(part.images, n_values, axis=0), codes)
 
 
 class Room:

@@ -4,7 +4,7 @@
 - **S2** Omniglot: an alphabet a lesson, few pictures of each character, drawers that nobody saw as the measure;
 - **S3** avatars: a user's look changes five times, and only two emotions are shown in each look (``looks.py``);
 - **S4** 50 conditions, one Omniglot character each;
-- **T1** clothes (Fashion), 5 lessons of 2 classes: what strategies are tuned on, and no test uses.
+- **T1** clothes (Fashion), 3 lessons of 2 classes: what strategies are tuned on, and no test uses.
 
 Another seed draws another order, other pictures, and for S2 to S4 other conditions. Nothing here trains or measures.
 """
@@ -120,7 +120,7 @@ def groups_of(name: str, classes: Classes, n_lessons: int, seed: int) -> list[li
     rng = named(seed, name, "order")
     if name in ("S1", "T1"):
         order = rng.permutation(len(classes.names)).tolist()
-        size = len(order) // n_lessons
+        size = min(2, len(order) // n_lessons)
         return [order[i * size : (i + 1) * size] for i in range(n_lessons)]
     if name == "S4":
         return [[c] for c in rng.permutation(len(classes.names))[:n_lessons].tolist()]
@@ -141,7 +141,7 @@ def find_data(folder: Path | None) -> Path | None:
 
 
 def classes_of(name: str, data: Path | None, small: bool) -> Classes:
-    """The labelled set of a stream, at 32 px, or at 16 px in the small form of S1.
+    """The labelled set of a stream, at 16 px: what 28 or 32 px show, averaged over squares of four pixels.
 
     Raises ``MissingDependency`` where it is not there, with how to get it.
     """
@@ -168,8 +168,8 @@ def _omniglot(place: Path | None) -> Classes:
     for alphabet, character in sorted({*zip(found["alphabet"].tolist(), found["character"].tolist(), strict=True)}):
         rows = (found["alphabet"] == alphabet) & (found["character"] == character)
         names.append(f"{words[alphabet]}-{character}".lower())
-        train.append(found["images"][rows & (found["drawer"] <= 12)][..., None])
-        test.append(found["images"][rows & (found["drawer"] > 12)][..., None])
+        train.append(_halved(found["images"][rows & (found["drawer"] <= 12)]))
+        test.append(_halved(found["images"][rows & (found["drawer"] > 12)]))
     return Classes(tuple(names), tuple(train), tuple(test))
 
 
@@ -194,8 +194,14 @@ def _labelled(images: Images, labels: NDArray[np.integer], names: list[str], sha
 
 
 def _padded(images: Images) -> Images:
-    """28 px pictures (N, 28, 28) in the middle of 32 px ones (N, 32, 32, 1)."""
-    return np.pad(images, ((0, 0), (2, 2), (2, 2)))[..., None]
+    """28 px pictures (N, 28, 28) in the middle of 32 px ones, halved: (N, 16, 16, 1)."""
+    return _halved(np.pad(images, ((0, 0), (2, 2), (2, 2))))
+
+
+def _halved(images: Images) -> Images:
+    """(N, 32, 32) → (N, 16, 16, 1), the mean of every four pixels."""
+    parts = images.reshape(len(images), 16, 2, 16, 2).mean(axis=(2, 4))
+    return np.asarray(np.rint(parts), np.uint8)[..., None]
 
 
 def _read(place: Path | None, folder: str, file: str, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:

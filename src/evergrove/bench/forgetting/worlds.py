@@ -47,6 +47,8 @@ class WorldPlan(msgspec.Struct, frozen=True):
     judge_steps: int
     n_known: int = 64
     n_each: int = 40
+    base_batch: int = 32
+    base_lr: float = 3e-3
     seed: int = 0
 
     @property
@@ -55,9 +57,18 @@ class WorldPlan(msgspec.Struct, frozen=True):
         return f"{self.kind}-{hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]}"
 
 
-HANDWRITING = WorldPlan("glyphs", DiTConfig(32, 1, 8, 96, 4, 4), 3000, BasisPlan(rank=12, tasks=40), 900)
-SMALL = WorldPlan("glyphs", DiTConfig(16, 1, 4, 48, 3, 4), 500, BasisPlan(rank=8, tasks=10, steps=40), 350, 24, 24)
-AVATARS = WorldPlan("avatars", DiTConfig(32, 3, 8, 128, 4, 4), 2500, BasisPlan(rank=12, tasks=40), 1500, 3000)
+HANDWRITING = WorldPlan("glyphs", DiTConfig(16, 1, 4, 96, 3, 4), 3500, BasisPlan(rank=12, tasks=40), 900)
+SMALL = WorldPlan("glyphs", DiTConfig(16, 1, 4, 64, 2, 4), 900, BasisPlan(rank=8, tasks=10, steps=40), 350, 24, 24)
+AVATARS = WorldPlan(
+    "avatars",
+    DiTConfig(32, 3, 8, 128, 4, 4),
+    2500,
+    BasisPlan(rank=12, tasks=40),
+    1500,
+    3000,
+    base_batch=16,
+    base_lr=1e-3,
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,9 @@ def open_world(plan: WorldPlan, folder: Path, report: Report) -> World:
     known, vocabulary = known_pictures(plan)
     base = folder / f"{plan.name}.base.safetensors"
     if not base.exists():
-        training = base_train.TrainPlan(steps=plan.base_steps, seed=plan.seed, lr=2e-3, ema=0.995)
+        training = base_train.TrainPlan(
+            steps=plan.base_steps, seed=plan.seed, batch=plan.base_batch, lr=plan.base_lr, ema=0.995
+        )
         model = base_train.train(
             plan.network,
             vocabulary,

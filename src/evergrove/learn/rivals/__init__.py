@@ -126,6 +126,10 @@ _ALL = (
     ),
     replace(_shared("lora", "ours with A trained too", LORA, GENERATED, True), begin=sequence.begin_trained),
     _shared("evergrove", "ours (DESIGN §5)", EVERGROVE, GENERATED + FISHER, True),
+    replace(
+        _shared("recombined", "ours, with combinations nobody showed", EVERGROVE, GENERATED + FISHER, True),
+        recombines=True,
+    ),
     replace(_shared("joint", "all tasks at once: the bound", JOINT), joint=True),
 )
 RIVALS: Mapping[str, Rival] = {rival.name: rival for rival in _ALL}

@@ -59,7 +59,8 @@ class Rival:
     fills with observations what its share of the bytes leaves. ``prepare_rows`` is what it does besides the steps of
     a task that has old conditions, in network passes of one row (a forward pass is 1, a backward pass 2).
     ``prior`` is the curvature of what the release knows, where that must be kept, from (model, A, x, codes, chance).
-    ``joint``: it is given all tasks at once, as the bound.
+    ``recombines``: its teacher is also asked about combinations that nobody has shown, every known value of the first
+    factor with all else that is known. ``joint``: it is given all tasks at once, as the bound.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Rival:
     keeps_observations: bool = False
     prepare_rows: int = 0
     prior: Prior | None = None
+    recombines: bool = False
     joint: bool = False
 
 
