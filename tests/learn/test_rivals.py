@@ -130,7 +130,7 @@ def second_task(world: World, name: str, known: int = 2) -> Task:
     """The fourth pattern, where two conditions are known by name and no old observation is kept."""
     codes = np.array([(1, 1), (2, 2)], np.int16)[:known]
     nothing = Samples(world.old.images[:0], world.old.codes[:0])
-    recipe = Recipe(steps=6, checkpoint_every=6, label_drop=0.0)
+    recipe = Recipe(steps=3, checkpoint_every=3, label_drop=0.0)
     return Task(world.model, world.basis, world.wider, world.new, nothing, RIVALS[name].strategy, recipe, known=codes)
 
 
@@ -175,8 +175,9 @@ def test_who_knows_no_old_condition_is_told_so(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in RIVALS if name not in ("joint", "recombined")])
-def test_two_tasks_in_a_row(world: World, name: str, tmp_path: Path) -> None:
+def test_two_tasks_in_a_row(world: World, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each trains, carries what it must, counts its numbers, and gives a network that knows the new condition."""
+    monkeypatch.setattr(sequence, "N_FISHER", 16)
     rival = RIVALS[name]
     carried: Carried = rival.begin(world.model, world.basis, 2)
     vocabulary = world.known

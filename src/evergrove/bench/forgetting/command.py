@@ -9,7 +9,7 @@ from evergrove.bench.forgetting.lines import Line
 from evergrove.bench.forgetting.page import page
 from evergrove.bench.forgetting.plan import FORMS, QUICK, QUICK_STRATEGIES, Form, Places, Report
 from evergrove.bench.forgetting.tables import Table, table_of
-from evergrove.bench.forgetting.tuning import Trial, tune
+from evergrove.bench.forgetting.tuning import Trial, trials, tune
 from evergrove.core.errors import UsageError
 from evergrove.learn.rivals import RIVALS, rival_named
 
@@ -59,7 +59,7 @@ def race(wanted: Wanted, quick: bool, report: Report) -> Found:
 
 def tuned(wanted: Wanted, report: Report) -> list[Trial]:
     """Every strategy's trials on the tuning stream."""
-    names = [rival_named(name.strip()).name for name in wanted.strategies] or list(RIVALS)
+    names = [rival_named(name.strip()).name for name in wanted.strategies] or list(trials())
     places = Places(wanted.data, wanted.out / "worlds", wanted.out / "tuning.jsonl")
     return tune(FORMS["T1"], names, wanted.n_seeds, places, report)
 

@@ -36,13 +36,13 @@ class Form:
 
 
 FORMS = {
-    "S1": Form("S1", worlds.HANDWRITING, Sizes(), Budget(steps=150)),
-    "S2": Form("S2", worlds.HANDWRITING, Sizes(n_train=12, n_real=8, n_asked=24), Budget(steps=120)),
-    "S3": Form("S3", worlds.AVATARS, Sizes(), Budget(steps=100)),
+    "S1": Form("S1", worlds.HANDWRITING, Sizes(n_asked=64), Budget(steps=100)),
+    "S2": Form("S2", worlds.HANDWRITING, Sizes(n_train=12, n_real=8, n_asked=24), Budget(steps=80)),
+    "S3": Form("S3", worlds.AVATARS, Sizes(), Budget(steps=80)),
     "S4": Form("S4", worlds.HANDWRITING, Sizes(n_lessons=50, n_train=12, n_real=8, n_asked=16), Budget(steps=60)),
-    "T1": Form("T1", worlds.HANDWRITING, Sizes(n_lessons=3, n_train=42, n_real=28, n_asked=64), Budget(steps=100)),
+    "T1": Form("T1", worlds.HANDWRITING, Sizes(n_lessons=3, n_train=42, n_real=28, n_asked=32), Budget(steps=60)),
 }
-"""A seed of one strategy takes about half a minute on one core."""
+"""A seed of one strategy takes 10 to 30 s on one core (S4 two minutes)."""
 QUICK = Form("S1", worlds.SMALL, Sizes(n_train=120, n_real=50, n_asked=40), Budget(steps=80), small=True)
 QUICK_STRATEGIES = ("naive", "ewc-rank1", "evergrove", "joint")
 

@@ -57,17 +57,19 @@ class WorldPlan(msgspec.Struct, frozen=True):
         return f"{self.kind}-{hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]}"
 
 
-HANDWRITING = WorldPlan("glyphs", DiTConfig(16, 1, 4, 96, 3, 4), 3500, BasisPlan(rank=12, tasks=40), 900)
+HANDWRITING = WorldPlan(
+    "glyphs", DiTConfig(16, 1, 4, 64, 2, 4), 3000, BasisPlan(rank=12, tasks=30), 900, 48, 40, base_lr=4e-3
+)
 SMALL = WorldPlan("glyphs", DiTConfig(16, 1, 4, 64, 2, 4), 900, BasisPlan(rank=8, tasks=10, steps=40), 350, 24, 24)
 AVATARS = WorldPlan(
     "avatars",
-    DiTConfig(32, 3, 8, 128, 4, 4),
-    2500,
-    BasisPlan(rank=12, tasks=40),
-    1500,
-    3000,
+    DiTConfig(32, 3, 8, 128, 3, 4),
+    1600,
+    BasisPlan(rank=12, tasks=20),
+    800,
+    2400,
     base_batch=16,
-    base_lr=1e-3,
+    base_lr=1.5e-3,
 )
 
 
