@@ -21,3 +21,11 @@ def test_everything_is_measured_and_counted(release: Path, evergrove) -> None:  
     assert found["agent"]["imported_mb"]["p50"] < 200
     assert [bar["name"] for bar in found["bars"]] == ["swap, p99", "generate, p50", "agent at work, resident"]
     assert all(bar["met"] == (bar["value"] <= bar["limit"]) for bar in found["bars"])
+
+
+def test_a_race_names_what_there_is(evergrove) -> None:  # type: ignore[no-untyped-def]
+    """An unknown stream or strategy is a usage error that lists the known ones; nothing is trained for it."""
+    for words, known in ((("--stream", "S9"), "S1, S2, S3, S4, T1"), (("--strategies", "magic"), "rank1+gd")):
+        said = evergrove("bench", "forgetting", *words)
+        assert said.code == 2
+        assert known in said.err

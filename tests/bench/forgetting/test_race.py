@@ -45,7 +45,7 @@ def test_all_get_the_same_passes(raced: dict[str, Line]) -> None:
 
 
 def test_bytes_are_counted_and_filled(raced: dict[str, Line], world: World) -> None:
-    """Ours fills its second half with observations and stays within; who stores a number for every weight is over, and says so."""
+    """Ours fills its second half with observations and stays within; who stores a number a weight is over."""
     ours = raced["evergrove"]
     assert ours.over <= 1
     one = 16 * 16 + 2
