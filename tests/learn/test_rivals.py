@@ -201,7 +201,7 @@ def test_two_tasks_in_a_row(world: World, name: str, tmp_path: Path, monkeypatch
         x_hat = network(torch.zeros(1, 3, 8, 8), torch.tensor([0.5]), torch.tensor([[4 + i, 1]]))
         assert torch.isfinite(x_hat).all()
         assert carried.n_numbers >= before.n_numbers > -1
-    expected = {"isolated": 2, "o-lora": 2}.get(name, 0)
+    expected = {"isolated": 2, "isolated-b": 2, "o-lora": 2}.get(name, 0)
     assert len(carried.parts) == expected
 
 

@@ -36,7 +36,7 @@ class Form:
 
 
 FORMS = {
-    "S1": Form("S1", worlds.HANDWRITING, Sizes(n_asked=64), Budget(steps=100)),
+    "S1": Form("S1", worlds.HANDWRITING, Sizes(n_asked=64), Budget(steps=200)),
     "S2": Form("S2", worlds.HANDWRITING, Sizes(n_train=12, n_real=8, n_asked=24), Budget(steps=80)),
     "S3": Form("S3", worlds.AVATARS, Sizes(), Budget(steps=80)),
     "S4": Form("S4", worlds.HANDWRITING, Sizes(n_lessons=50, n_train=12, n_real=8, n_asked=16), Budget(steps=60)),

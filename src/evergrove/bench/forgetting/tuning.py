@@ -35,7 +35,7 @@ class Trial(msgspec.Struct, frozen=True):
 def trials() -> Mapping[str, tuple[Strategy, ...]]:
     """For each strategy ``N_TRIALS`` sets of weights, about the one thing that decides most for it.
 
-    ``recombined`` has none: it is ours, and takes ours.
+    ``recombined`` has none, it takes ours; nor has ``isolated-b``, which takes the rate of its kind.
     """
     of = {name: rival.strategy for name, rival in RIVALS.items()}
     found: dict[str, tuple[Strategy, ...]] = {}
@@ -55,11 +55,11 @@ def trials() -> Mapping[str, tuple[Strategy, ...]]:
         for s, t, w in ((0.5, 1.0, 30.0), (0.5, 1.0, 1e3), (0.75, 1.0, 30.0), (0.5, 3.0, 30.0))
     )
     found["o-lora"] = tuple(replace(of["o-lora"], weights=Weights(ewc=w)) for w in (0.05, 0.5, 5.0, 50.0))
-    for name, ewc in (("evergrove", 5.0), ("lora", 0.0)):
-        mixes3 = ((0.25, 0.25, 1.0), (0.5, 0.25, 1.0), (0.5, 0.25, 3.0), (0.375, 0.375, 1.0))
+    ours = ((0.25, 0.25, 1.0, 5.0), (0.5, 0.25, 1.0, 5.0), (0.5, 0.25, 1.0, 0.5), (0.375, 0.375, 3.0, 0.5))
+    for name, held in (("evergrove", 1.0), ("lora", 0.0)):
         found[name] = tuple(
-            replace(of[name], shares=Shares(r, t), weights=Weights(replay=1.0, teacher=w, ewc=ewc))
-            for r, t, w in mixes3
+            replace(of[name], shares=Shares(r, t), weights=Weights(replay=1.0, teacher=w, ewc=held * e))
+            for r, t, w, e in (ours if held else (*ours[:2], (0.5, 0.25, 3.0, 0.0), ours[3]))
         )
     return found
 

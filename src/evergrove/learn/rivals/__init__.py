@@ -29,6 +29,9 @@ from evergrove.learn.strategies import (
 
 __all__ = ["RIVALS", "Carried", "Rival", "rival_named"]
 
+FROZEN_LR, TRAINED_LR = 2e-2, 1e-2
+"""Rates of adapters whose A is frozen, and trained too: the best of four for the naive, the joint and the isolated one
+on the tuning stream, at a third of a device's steps; the same for every strategy of the kind."""
 GENERATED = 4 * generative.N_PICTURES
 DISTILLED = (2 + 2) * generative.N_PICTURES
 FISHER = 3 * sequence.N_FISHER
@@ -59,21 +62,37 @@ DGR = Strategy(
     init_adapter,
     generative.remember_drawn,
     generative.draw_replayed,
+    lr=FROZEN_LR,
     weights=Weights(teacher=1.0),
+    shares=Shares(teacher=0.75),
+)
+GD = replace(
+    DGR,
+    name="gd",
+    remember=generative.remember_distilled,
+    draw=generative.draw_distilled,
     shares=Shares(teacher=0.5),
 )
-GD = replace(DGR, name="gd", remember=generative.remember_distilled, draw=generative.draw_distilled)
-EWC_DIAGONAL = Strategy("ewc-diagonal", init_adapter, remember_fisher, draw_rows, weights=Weights(ewc=30.0))
-EWC_RANK1 = replace(EWC_DIAGONAL, name="ewc-rank1", hold=elastic.rank_one_loss)
-RANK1_GD = replace(GD, name="rank1+gd", hold=elastic.rank_one_loss, weights=Weights(teacher=1.0, ewc=30.0))
+EWC_DIAGONAL = Strategy(
+    "ewc-diagonal", init_adapter, remember_fisher, draw_rows, lr=FROZEN_LR, weights=Weights(ewc=1.0)
+)
+EWC_RANK1 = replace(EWC_DIAGONAL, name="ewc-rank1", hold=elastic.rank_one_loss, weights=Weights(ewc=30.0))
+RANK1_GD = replace(GD, name="rank1+gd", hold=elastic.rank_one_loss, weights=Weights(teacher=1.0, ewc=1e3))
 EWC_LORA = Strategy(
-    "ewc-lora", TRAINED, remember_delta, draw_rows, lr=5e-3, weights=Weights(ewc=30.0), hold=elastic.delta_loss
+    "ewc-lora", TRAINED, remember_delta, draw_rows, lr=TRAINED_LR, weights=Weights(ewc=30.0), hold=elastic.delta_loss
 )
 O_LORA = Strategy(
-    "o-lora", TRAINED, remember_directions, draw_rows, lr=5e-3, weights=Weights(ewc=0.5), hold=elastic.orthogonal_loss
+    "o-lora",
+    TRAINED,
+    remember_directions,
+    draw_rows,
+    lr=TRAINED_LR,
+    weights=Weights(ewc=0.5),
+    hold=elastic.orthogonal_loss,
 )
-ISOLATED = replace(NAIVE, name="isolated", init=TRAINED, lr=5e-3)
-JOINT = replace(NAIVE, name="joint")
+ISOLATED = replace(NAIVE, name="isolated", init=TRAINED, lr=TRAINED_LR)
+JOINT = replace(NAIVE, name="joint", lr=FROZEN_LR)
+OURS = replace(EVERGROVE, lr=FROZEN_LR)
 
 
 def _shared(name: str, paper: str, strategy: Strategy, prepare_rows: int = 0, observations: bool = False) -> Rival:
@@ -91,9 +110,15 @@ def _shared(name: str, paper: str, strategy: Strategy, prepare_rows: int = 0, ob
 
 
 _ALL = (
-    _shared("naive", "the adapter alone", NAIVE),
-    replace(_shared("full", "full fine-tuning", FULL), after=sequence.after_full),
-    _shared("replay", "experience replay (Chaudhry et al. 2019, arXiv 1902.10486), byte-matched", REPLAY, 0, True),
+    _shared("naive", "the adapter alone", replace(NAIVE, lr=FROZEN_LR)),
+    replace(_shared("full", "full fine-tuning", replace(FULL, lr=2e-4)), after=sequence.after_full),
+    _shared(
+        "replay",
+        "experience replay (Chaudhry et al. 2019, arXiv 1902.10486), byte-matched",
+        replace(REPLAY, lr=FROZEN_LR, shares=Shares(replay=0.625)),
+        0,
+        True,
+    ),
     _shared("dgr", "deep generative replay (Shin et al. 2017, arXiv 1705.08690)", DGR, GENERATED),
     _shared("gd", "generative distillation (Masip et al. 2023, arXiv 2311.14028)", GD, DISTILLED),
     replace(
@@ -124,11 +149,20 @@ _ALL = (
         after=sequence.after_isolated,
         network=sequence.network_of_task,
     ),
-    replace(_shared("lora", "ours with A trained too", LORA, GENERATED, True), begin=sequence.begin_trained),
-    _shared("evergrove", "ours (DESIGN §5)", EVERGROVE, GENERATED + FISHER, True),
     replace(
-        _shared("recombined", "ours, with combinations nobody showed", EVERGROVE, GENERATED + FISHER, True),
+        _shared("lora", "ours with A trained too", replace(LORA, lr=TRAINED_LR), GENERATED, True),
+        begin=sequence.begin_trained,
+    ),
+    _shared("evergrove", "ours (DESIGN §5)", OURS, GENERATED + FISHER, True),
+    replace(
+        _shared("recombined", "ours, with combinations nobody showed", OURS, GENERATED + FISHER, True),
         recombines=True,
+    ),
+    replace(
+        _shared("isolated-b", "the same with the release's A frozen", replace(NAIVE, lr=FROZEN_LR)),
+        begin=sequence.begin_parts,
+        after=sequence.after_isolated,
+        network=sequence.network_of_task,
     ),
     replace(_shared("joint", "all tasks at once: the bound", JOINT), joint=True),
 )

@@ -95,6 +95,11 @@ def begin_growing(model: nn.Module, basis: Basis, n_tasks: int) -> Carried:
     return Carried(model, cut(basis, min(basis.rank, max(1, whole // _numbers_a_rank(model, basis)))))
 
 
+def begin_parts(model: nn.Module, basis: Basis, n_tasks: int) -> Carried:
+    """A rank such that a B for every task, on the release's frozen A, fits into the same bytes, but at least 1."""
+    return Carried(model, cut(basis, min(basis.rank, max(1, 2 * basis.rank // n_tasks))))
+
+
 def begin_random(model: nn.Module, basis: Basis, n_tasks: int) -> Carried:
     """As ``begin_growing``, from random rows: every task has its own."""
     few = begin_growing(model, basis, n_tasks)
