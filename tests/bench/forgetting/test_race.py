@@ -141,6 +141,11 @@ def test_tables_and_page_come_from_the_lines(raced: dict[str, Line]) -> None:
     expected = summary.average(raced["evergrove"].matrix("fid")) - summary.average(raced["naive"].matrix("fid"))
     assert naive.against.mean == pytest.approx(expected)
     assert math.isnan(next(row for row in found.rows if row.strategy == "joint").lost_fid.mean)
+    fids = {row.strategy: row.fid.mean for row in found.rows}
+    order = sorted(fids, key=lambda name: fids[name])
+    assert tables.in_order(found, order)
+    assert not tables.in_order(found, order[::-1])
+    assert tables.in_order(found, ["absent", *order[:1]])
     text = page([found], [*raced.values(), *shifted], "evergrove bench forgetting")
     assert all(name in text for name in RACED)
 

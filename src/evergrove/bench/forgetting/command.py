@@ -7,8 +7,8 @@ from pathlib import Path
 from evergrove.bench.forgetting import plan
 from evergrove.bench.forgetting.lines import Line
 from evergrove.bench.forgetting.page import page
-from evergrove.bench.forgetting.plan import FORMS, QUICK, QUICK_STRATEGIES, Form, Places, Report
-from evergrove.bench.forgetting.tables import Table, table_of
+from evergrove.bench.forgetting.plan import FORMS, QUICK, QUICK_ORDER, QUICK_STRATEGIES, Form, Places, Report
+from evergrove.bench.forgetting.tables import Table, in_order, table_of
 from evergrove.bench.forgetting.tuning import Trial, trials, tune
 from evergrove.core.errors import UsageError
 from evergrove.learn.rivals import RIVALS, rival_named
@@ -30,11 +30,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Found:
-    """A table a stream, and where lines and page lie."""
+    """A table a stream, where lines and page lie, and whether a quick race found the known order (True for others)."""
 
     tables: tuple[Table, ...]
     results: Path
     page: Path
+    in_order: bool
 
 
 def race(wanted: Wanted, quick: bool, report: Report) -> Found:
@@ -54,7 +55,7 @@ def race(wanted: Wanted, quick: bool, report: Report) -> Found:
         tables.append(table_of(found))
     path = wanted.out / ("quick.html" if quick else "forgetting.html")
     path.write_text(page(tables, lines, _command(wanted, quick)), encoding="utf-8")
-    return Found(tuple(tables), results, path)
+    return Found(tuple(tables), results, path, not quick or in_order(tables[0], QUICK_ORDER))
 
 
 def tuned(wanted: Wanted, report: Report) -> list[Trial]:

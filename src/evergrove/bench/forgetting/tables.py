@@ -58,6 +58,13 @@ def table_of(lines: Sequence[Line]) -> Table:
     return Table(lines[0].stream, tuple(_row(name, by_name) for name in names))
 
 
+def in_order(table: Table, names: Sequence[str]) -> bool:
+    """Whether the mean FIDs of these strategies rise in this order; names that were not raced are passed over."""
+    fid = {row.strategy: row.fid.mean for row in table.rows}
+    raced = [fid[name] for name in names if name in fid]
+    return raced == sorted(raced)
+
+
 def average(line: Line, metric: str) -> float:
     """The mean over lessons at the end."""
     return summary.average(line.matrix(metric))
