@@ -15,7 +15,7 @@ from evergrove.learn.adapter_file import adapter_bytes
 from evergrove.learn.fisher import Fisher, sample_gradients, stratified_t
 from evergrove.learn.flow import mix, sample, weight
 from evergrove.learn.objective import Anchor
-from evergrove.learn.rivals import RIVALS, Carried, elastic, generative, rival_named, sequence
+from evergrove.learn.rivals import ABLATIONS, RIVALS, Carried, elastic, generative, rival_named, sequence
 from evergrove.learn.strategies import Memory, Recipe, Samples, Task
 from evergrove.learn.trainer import train
 
@@ -172,6 +172,18 @@ def test_who_knows_no_old_condition_is_told_so(world: World) -> None:
         task.strategy.remember(task, task.strategy)
     with pytest.raises(UsageError, match="rank1"):
         rival_named("magic")
+
+
+def test_an_ablation_is_ours_less_one_term() -> None:
+    """Rows are shared out as before, eight new ones of sixteen; and what is left out costs no preparation."""
+    ours = RIVALS["evergrove"]
+    assert set(ABLATIONS) == {"no-ewc", "no-teacher", "no-replay"}
+    for name, rival in ABLATIONS.items():
+        assert rival_named(name) is rival
+        assert rival.strategy.shares.replay + rival.strategy.shares.teacher == 0.5
+        assert rival.prepare_rows < ours.prepare_rows
+    assert ABLATIONS["no-ewc"].strategy.weights.ewc == 0
+    assert ABLATIONS["no-teacher"].strategy.weights.ewc == ours.strategy.weights.ewc
 
 
 @pytest.mark.parametrize("name", [name for name in RIVALS if name not in ("joint", "recombined")])

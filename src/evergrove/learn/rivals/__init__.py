@@ -27,7 +27,7 @@ from evergrove.learn.strategies import (
     init_adapter,
 )
 
-__all__ = ["RIVALS", "Carried", "Rival", "rival_named"]
+__all__ = ["ABLATIONS", "RIVALS", "Carried", "Rival", "rival_named"]
 
 FROZEN_LR, TRAINED_LR = 2e-2, 1e-2
 """Rates of adapters whose A is frozen, and trained too: the best of four for the naive, the joint and the isolated one
@@ -169,9 +169,38 @@ _ALL = (
 RIVALS: Mapping[str, Rival] = {rival.name: rival for rival in _ALL}
 """Every rival by its name, in the order of a table."""
 
+_OURS = RIVALS["evergrove"]
+_ABLATIONS = (
+    replace(
+        _OURS,
+        name="no-ewc",
+        paper="ours without the Fisher's term",
+        strategy=replace(OURS, weights=replace(OURS.weights, ewc=0.0)),
+        prepare_rows=GENERATED,
+    ),
+    replace(
+        _OURS,
+        name="no-teacher",
+        paper="ours without a teacher, replay in its place",
+        strategy=replace(OURS, shares=Shares(replay=0.5), weights=replace(OURS.weights, teacher=0.0)),
+        prepare_rows=FISHER,
+    ),
+    replace(
+        _OURS,
+        name="no-replay",
+        paper="ours without observations, and so without a Fisher: the teacher in their place",
+        strategy=replace(OURS, shares=Shares(teacher=0.5), weights=replace(OURS.weights, ewc=0.0)),
+        keeps_observations=False,
+        prepare_rows=GENERATED,
+    ),
+)
+ABLATIONS: Mapping[str, Rival] = {rival.name: rival for rival in _ABLATIONS}
+"""Ours less one term each; raced only when they are named."""
+
 
 def rival_named(name: str) -> Rival:
     """The rival of that name. Raises ``UsageError`` that lists those there are."""
-    if name not in RIVALS:
-        raise UsageError(f"unknown strategy '{name}'; known: {', '.join(RIVALS)}")
-    return RIVALS[name]
+    known = {**RIVALS, **ABLATIONS}
+    if name not in known:
+        raise UsageError(f"unknown strategy '{name}'; known: {', '.join(known)}")
+    return known[name]
