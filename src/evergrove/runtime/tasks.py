@@ -184,6 +184,7 @@ def _begun(job: Train, folder: Path, bench: Bench) -> Begun:
     if begun is None or begun.fresh != job.fresh:
         known = (entry.id for entry in bench.vault.entries if entry.split == "train" and entry.id not in job.fresh)
         begun = Begun(job.fresh, tuple(known), bench.vocabulary.sizes)
+        Files().make_folder(folder)
         Files().write(path, msgspec.json.encode(begun))
     return begun
 
