@@ -135,7 +135,7 @@ def second_task(world: World, name: str, known: int = 2) -> Task:
 
 
 def test_generative_replay_learns_the_incumbents_pictures(world: World) -> None:
-    """Kept are 4-step pictures by the model itself; its share of a batch asks for them, weighted as the flow loss."""
+    """Kept are 4-step pictures by the model itself; three quarters ask for them, weighted as the flow is."""
     task = second_task(world, "dgr")
     memory = task.strategy.remember(task, task.strategy)
     points = memory.points
@@ -144,14 +144,10 @@ def test_generative_replay_learns_the_incumbents_pictures(world: World) -> None:
     noise = torch.randn((generative.N_PICTURES, 3, 8, 8), generator=task.rng("drawn"))
     torch.testing.assert_close(points.x_hat.float(), sample(world.model, points.code, noise, 4), atol=1e-3, rtol=0)
     batch = task.strategy.draw(task, memory, task.strategy, 0)
-    n_old = int(task.strategy.shares.teacher * task.recipe.batch)
-    n_new = task.recipe.batch - n_old
-    assert 0 < n_old < task.recipe.batch
-    assert batch.code[:n_new, 0].tolist() == [4] * n_new
-    old = task.strategy.weights.teacher * weight(batch.t[n_new:]) / n_old
-    torch.testing.assert_close(batch.weight[n_new:], old)
+    assert batch.code[:4, 0].tolist() == [4] * 4
+    torch.testing.assert_close(batch.weight[4:], weight(batch.t[4:]) / 12)
     pictures = points.x_hat.float()
-    assert all((pictures == target).flatten(1).all(1).any() for target in batch.target[n_new:])
+    assert all((pictures == target).flatten(1).all(1).any() for target in batch.target[4:])
 
 
 def test_generative_distillation_asks_for_the_incumbents_estimate(world: World) -> None:

@@ -14,9 +14,12 @@ from evergrove.bench.forgetting.lines import Line
 from evergrove.bench.forgetting.page import page
 from evergrove.bench.forgetting.plan import Form, Places
 from evergrove.bench.forgetting.race import Room, evened
+from evergrove.bench.forgetting.scores import Scores
 from evergrove.bench.forgetting.streams import Classes, Sizes, Stream
 from evergrove.bench.forgetting.worlds import Judge, World
+from evergrove.core.conditions import Factor, Vocabulary
 from evergrove.core.errors import CorruptState, UsageError
+from evergrove.learn.oracle import Oracle
 from evergrove.learn.rivals import RIVALS
 from evergrove.learn.strategies import Samples
 
@@ -197,3 +200,29 @@ def test_passes_are_counted_by_whichever_way(world: World) -> None:
     assert counter.passes == 60
     world.model(x, torch.zeros(10), code)
     assert counter.passes == 60
+
+
+def test_right_is_the_first_factor_and_whatever_the_base_did_not_know(judge: Judge, stream: Stream) -> None:
+    """Wrong in the first factor is wrong; what the base knew does not count elsewhere, what it did not does."""
+    base = Vocabulary((Factor("sign", ("a", "b")), Factor("hat", ("none",))))
+    wider = base.extend({"hat": "crown"})
+    codes = np.array([(1, 1), (1, 1), (1, 2), (1, 2)], np.int16)
+    images = np.zeros((4, 16, 16, 1), np.uint8)
+    lesson = replace(stream.lessons[0], vocabulary=wider, asked=codes, real=Samples(images, codes))
+    reads = np.array([(1, 2), (2, 1), (1, 2), (1, 1)], np.int16)
+    oracle = Told(wider, 16, 1)
+    oracle.told = reads
+    scores = Scores(replace(judge, oracle=oracle), replace(stream, base=base, lessons=(lesson,)))
+    scores.add(1, 0, images)
+    # Wrong hat where none was new: right. Wrong sign: wrong. New hat read: right. New hat missed: wrong.
+    assert scores.r["accuracy"][1, 0] == 0.5
+
+
+class Told(Oracle):
+    """An oracle that reads what it is told."""
+
+    told: "np.ndarray[tuple[int, int], np.dtype[np.int16]]"
+
+    def read(self, images: "np.ndarray", batch: int = 128) -> "np.ndarray":  # type: ignore[type-arg]
+        """Whatever the pictures show."""
+        return self.told

@@ -48,13 +48,13 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Stream:
-    """``judged`` are the factors that an oracle must read right. ``rehearsal`` and ``kept`` (N, F) are of what the
+    """``base`` is what the release understands. ``rehearsal`` and ``kept`` (N, F) are of what the
     release knows and must keep: public pictures, and conditions that are asked for; empty where only lessons count.
     ``rows`` are the lessons (from 1) after which all of them are measured; after others only the one just learnt."""
 
     name: str
+    base: Vocabulary
     lessons: tuple[Lesson, ...]
-    judged: tuple[int, ...]
     rehearsal: Samples
     kept: Codes
     rows: tuple[int, ...]
@@ -106,7 +106,7 @@ def class_incremental(
     nothing = Samples(np.zeros((0, side, side, 1), np.uint8), np.zeros((0, 1), np.int16))
     n = len(lessons)
     rows = tuple(range(1, n + 1)) if n <= 10 else tuple(range(n // 5, n + 1, n // 5))
-    return Stream(name, tuple(lessons), (0,), nothing, nothing.codes, rows)
+    return Stream(name, base, tuple(lessons), nothing, nothing.codes, rows)
 
 
 def translated(codes: Codes, mine: Vocabulary, theirs: Vocabulary) -> Codes:

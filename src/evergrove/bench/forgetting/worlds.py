@@ -66,7 +66,7 @@ AVATARS = WorldPlan(
     DiTConfig(32, 3, 8, 128, 3, 4),
     1600,
     BasisPlan(rank=12, tasks=20),
-    800,
+    2200,
     2400,
     base_batch=16,
     base_lr=1.5e-3,
