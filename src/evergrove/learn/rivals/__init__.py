@@ -2,7 +2,7 @@
 
 Each is the adapter recipe of DESIGN §4 with one thing done as its paper does it, so that what differs is the method:
 base, pictures, steps and bytes are the same for all. Their weights were tuned by the same number of trials on streams
-that no test uses (docs/adr/0014).
+that no test uses (docs/adr/0017).
 """
 
 from collections.abc import Mapping
