@@ -34,7 +34,7 @@ from evergrove.core import transport
 from evergrove.core.conditions import Factor, Vocabulary
 from evergrove.core.fog import Plan, Receipt
 from evergrove.core.release import sha256_hex
-from evergrove.rules import params, participation
+from evergrove.rules import params, tokens
 from evergrove.runtime.fog_service import FogService
 from evergrove.web.fog import FogApi, create_app
 from evergrove.web.fog_server import FogServer, listen, run
@@ -113,7 +113,7 @@ class Device:
     def frame(self, body: bytes, digest: str) -> bytes:
         """The next update."""
         self.n_sent += 1
-        token = participation.token_of(self.name, 1, self.n_sent.to_bytes(16, "big"))
+        token = tokens.token_of(self.name, 1, self.n_sent.to_bytes(16, "big"))
         update = transport.Update(RELEASE, LAYOUT.base, LAYOUT.basis, 1, token, digest, len(body))
         return transport.frame(update, body)
 

@@ -9,7 +9,7 @@ from evergrove.core.errors import UpdateRefused
 from evergrove.core.fog import Cohort, FogEvent, Plan
 from evergrove.core.release import sha256_hex
 from evergrove.core.transport import Update
-from evergrove.rules import aggregate, params, participation
+from evergrove.rules import aggregate, params, tokens
 from evergrove.tiers.fog import State, settle
 
 RELEASE, BASE, BASIS = "11" * 32, "22" * 32, "33" * 32
@@ -27,7 +27,8 @@ def plan(**changes: object) -> Plan:
     values: dict[str, object] = {
         "generation": LAYOUT.generation, "base": LAYOUT.base, "basis": LAYOUT.basis, "layout": LAYOUT.digest,
         "releases": (RELEASE,), "n_bytes": (LAYOUT.n_bytes("float16"), LAYOUT.n_bytes("float32")), "cohort": 3,
-        "cohort_min": 2, "wait_s": 60.0, "separation": 2, "participations": 2, "clip": 10.0, "norm_max": 100.0,
+        "cohort_min": 2, "wait_s": 60.0, "rounds": 1000, "separation": 2, "participations": 2,
+        "clip": 10.0, "norm_max": 100.0,
     }  # fmt: skip
     return Plan(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -45,7 +46,7 @@ def body(seed: int, norm: float = 1.0) -> bytes:
 
 def head(device: str, data: bytes, nonce: int = 0, **changes: object) -> Update:
     """The head that belongs to a body."""
-    token = participation.token_of(device, LAYOUT.generation, nonce.to_bytes(16, "big"))
+    token = tokens.token_of(device, LAYOUT.generation, nonce.to_bytes(16, "big"))
     values: dict[str, object] = {
         "release": RELEASE, "base": BASE, "basis": BASIS, "generation": LAYOUT.generation, "token": token,
         "digest": sha256_hex(data), "n_bytes": len(data),
@@ -68,7 +69,7 @@ class MemoryFog:
 
     def __init__(self) -> None:
         self.state = State()
-        self.bodies: dict[str, tuple[Cohort, bytes, float]] = {}
+        self.bodies: dict[str, tuple[Cohort, bytes]] = {}
         self.sums: dict[Cohort, bytes] = {}
         self.n_summed: dict[Cohort, int] = {}
         self.log: list[FogEvent] = []
@@ -90,7 +91,7 @@ class MemoryFog:
         facts_now = self.feed(measure(device, update, data), now_s)
         for fact in facts_now:
             if isinstance(fact, fog.UpdateCounted):
-                self.bodies[fact.token] = (fact.cohort, data, fact.factor)
+                self.bodies[fact.token] = (fact.cohort, data)
         return facts_now[0]
 
     def work(self) -> None:
@@ -104,9 +105,9 @@ class MemoryFog:
 
     def sum(self, cohort: Cohort) -> None:
         """As a store does it: by token, once."""
-        members = sorted((t, data, factor) for t, (c, data, factor) in self.bodies.items() if c == cohort)
+        members = sorted((t, data) for t, (c, data) in self.bodies.items() if c == cohort)
         assert self.state.plan is not None
-        decoded = (params.decode(data, LAYOUT) for _, data, _ in members)
+        decoded = (params.decode(data, LAYOUT) for _, data in members)
         total = aggregate.total(decoded, LAYOUT.n_numbers, self.state.plan.clip).values
         if cohort in self.state.closed:
             self.sums[cohort] = total.tobytes()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from evergrove.core import fog
 from evergrove.core.errors import CorruptState, UsageError
 from evergrove.core.fog import Cohort
-from evergrove.rules import participation
+from evergrove.rules import tokens
 from evergrove.tiers.fog import State, settle, step, touches
 from evergrove.tiers.fog.state import CLOSED_MAX
 
@@ -113,9 +113,20 @@ def test_a_device_takes_part_k_times_and_b_cohorts_apart() -> None:
     assert words == ["in", "too soon", "in", "in", "too often", "in"]
     assert made.state.number == 4
     made.feed(fog.GenerationPlanned(plan(generation=2, cohort=1, cohort_min=1)))
-    token = participation.token_of("a", 2, bytes(16))
+    token = tokens.token_of("a", 2, bytes(16))
     again = head("a", body(7), generation=2, token=token)
     assert isinstance(made.submit("a", again, body(7)), fog.UpdateCounted)
+
+
+def test_a_generation_has_no_more_cohorts_than_its_noise_is_made_for() -> None:
+    """Two rounds: the third device is told to come again, and a plan may not raise the number afterwards."""
+    made = opened("a", "b", "c", cohort=1, cohort_min=1, rounds=2)
+    for device in "ab":
+        assert isinstance(made.submit(device, head(device, body(1)), body(1)), fog.UpdateCounted)
+        made.work()
+    assert reason(made.submit("c", head("c", body(1)), body(1))) == "closed"
+    made.feed(fog.GenerationPlanned(plan(cohort=1, cohort_min=1, rounds=3)))
+    assert reason(made.submit("c", head("c", body(1)), body(1))) == "closed"
 
 
 def test_a_lost_acknowledgement_costs_nothing() -> None:
@@ -137,7 +148,7 @@ def test_a_lost_acknowledgement_costs_nothing() -> None:
 def test_a_token_needs_sixteen_bytes_of_chance() -> None:
     """Fewer are the caller's mistake."""
     with pytest.raises(UsageError, match="16 bytes"):
-        participation.token_of("a", 1, b"short")
+        tokens.token_of("a", 1, b"short")
 
 
 # ---- cohorts ---------------------------------------------------------------------------------------------------------

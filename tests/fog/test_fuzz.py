@@ -13,7 +13,7 @@ from evergrove.core import fog, transport
 from evergrove.core.errors import InvalidInput
 from evergrove.core.release import sha256_hex
 from evergrove.core.transport import HEAD_BYTES_MAX, LENGTH_BYTES, Update
-from evergrove.rules import params, participation
+from evergrove.rules import params, tokens
 
 N = 12_000
 Hostile = tuple[str, bytes]
@@ -101,7 +101,7 @@ def hostile(rng: np.random.Generator) -> Iterator[tuple[str, Hostile]]:
             case "replay by another":
                 yield kind, ("mallory", transport.frame(head("victim", good, 0), good))
             case "old generation":
-                token = participation.token_of("mallory", 0, nonce.to_bytes(16, "big"))
+                token = tokens.token_of("mallory", 0, nonce.to_bytes(16, "big"))
                 yield kind, ("mallory", forged(good, nonce, generation=0, token=token))
                 yield kind, ("mallory", forged(good, nonce, generation=int(rng.integers(2, 2**31))))
             case "other base":

@@ -359,7 +359,9 @@ def test_an_outbox_waits_for_its_fog(tmp_path: Path) -> None:
     line = Line(tmp_path, port=port)
     (fate,) = again.deliver(client, 1003.0, 0.0)
     assert fate.outcome == "counted"
-    assert line.store.parts(Cohort(1, 0))[0].factor == pytest.approx(1.0, abs=1e-3)
+    (part,) = line.store.parts(Cohort(1, 0))
+    sent = params.decode(line.store.bodies.read(part.file, LAYOUT.n_bytes("float32")), LAYOUT)
+    assert params.norm(sent) == pytest.approx(10.0, rel=1e-3), "of 50, clipped before it left the device"
     client.close()
     line.close()
 
@@ -392,7 +394,7 @@ def test_a_device_holds_itself_to_the_limits(tmp_path: Path) -> None:
     box = Outbox(tmp_path, "a")
     first = box.put(vector(1), LAYOUT, RELEASE, terms(), bytes(16))
     box.deliver(Answers(Receipt(first, Cohort(1, 3), False)), 0.0, 0.0)
-    assert box.taking().record.last == 3, "the cohort that counted it, not the one that was open before"
+    assert box.taking().last == 3, "the cohort that counted it, not the one that was open before"
     box = Outbox(tmp_path, "a")
     for refused, words in (
         (lambda: box.put(vector(1), LAYOUT, RELEASE, terms(4), bytes(16)), "too soon"),

@@ -23,7 +23,7 @@ from evergrove.core.errors import BudgetSpent, CorruptState, InvalidInput, Unrea
 from evergrove.core.fog import Cohort, Receipt
 from evergrove.core.ports import Noised
 from evergrove.core.transport import Update
-from evergrove.rules import aggregate, params, participation
+from evergrove.rules import aggregate, params, tokens
 from evergrove.runtime.fog_service import Answer, FogService, faulty
 
 Open = Callable[[], FogService]
@@ -145,7 +145,7 @@ def test_a_plan_that_another_worker_opened_is_known_at_once(opener: Open) -> Non
     second.start()
     later = msgspec.structs.replace(LAYOUT, generation=2)
     first.open(plan(generation=2, layout=later.digest), later)
-    token = participation.token_of("a", 2, bytes(16))
+    token = tokens.token_of("a", 2, bytes(16))
     fresh = head("a", body(1), generation=2, token=token)
     assert second.offer("a", fresh)
     assert isinstance(submit(second, "a", body(1), update=fresh), Receipt)
@@ -157,7 +157,7 @@ def test_a_plan_that_another_worker_opened_is_known_at_once(opener: Open) -> Non
     (answer,) = first.decide([(fog.UpdateOffered("a", head("a", body(1), 8, generation=2, token=token)), "")])
     assert isinstance(answer, Receipt)
     first.feed(fog.DeviceEnrolled("b"))
-    mine = head("b", body(1), generation=2, token=participation.token_of("b", 2, bytes(16)))
+    mine = head("b", body(1), generation=2, token=tokens.token_of("b", 2, bytes(16)))
     (answer,) = first.decide([(fog.UpdateOffered("b", mine), "")])
     assert isinstance(answer, UpdateRefused)
     assert answer.reason == "busy"

@@ -23,7 +23,7 @@ from evergrove.core import fog, transport
 from evergrove.core.errors import ConfigError, UsageError
 from evergrove.core.release import sha256_hex
 from evergrove.core.sections import Gathering
-from evergrove.rules import params, participation
+from evergrove.rules import params, tokens
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def test_kill_9_of_the_fog_loses_and_doubles_nothing(tmp_path: Path) -> None:
     frames = {}
     for i, name in enumerate(names):
         body = params.encode(np.full(layout.n_numbers, i + 1.0), layout)
-        token = participation.token_of(name, layout.generation, bytes(16))
+        token = tokens.token_of(name, layout.generation, bytes(16))
         update = transport.Update(
             release.manifest_hash, layout.base, layout.basis, layout.generation, token, sha256_hex(body), len(body)
         )

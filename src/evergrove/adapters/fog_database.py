@@ -33,7 +33,6 @@ TOKENS = sa.Table(
 BODIES = sa.Table(
     "bodies", tables, sa.Column("token", sa.String, primary_key=True), sa.Column("generation", sa.Integer),
     sa.Column("number", sa.Integer), sa.Column("digest", sa.String), sa.Column("file", sa.String),
-    sa.Column("factor", sa.Double),
 )  # fmt: skip
 SUMS = sa.Table(
     "sums", tables, sa.Column("generation", sa.Integer, primary_key=True),

@@ -42,12 +42,11 @@ _SET_HEAD = db.HEAD.update().values(state=sa.bindparam("text"))
 
 @dataclass(frozen=True)
 class Part:
-    """One waiting update of a cohort: its file's name, the SHA-256 that it must have, and its clipping factor."""
+    """One waiting update of a cohort: its file's name, and the SHA-256 that it must have."""
 
     token: str
     file: str
     digest: str
-    factor: float
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class FogStore:
         b = db.BODIES.c
         with self._database.reading() as link:
             rows = link.execute(
-                sa.select(b.token, b.file, b.digest, b.factor).where(*_in(db.BODIES, cohort)).order_by(b.token)
+                sa.select(b.token, b.file, b.digest).where(*_in(db.BODIES, cohort)).order_by(b.token)
             ).all()
         return sorted((Part(*row) for row in rows), key=lambda part: part.token)  # whatever the collation
 
@@ -321,7 +320,7 @@ def _token_row(token: str, counted: Counted) -> dict[str, object]:
 def _body_row(fact: fog.UpdateCounted, file: str) -> dict[str, object]:
     at = fact.cohort
     return {"token": fact.token, "generation": at.generation, "number": at.number, "digest": fact.digest,
-            "file": file, "factor": fact.factor}  # fmt: skip
+            "file": file}  # fmt: skip
 
 
 def _in(table: sa.Table, cohort: Cohort) -> tuple[sa.ColumnElement[bool], ...]:

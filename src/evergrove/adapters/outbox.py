@@ -15,8 +15,8 @@ from evergrove.core import transport
 from evergrove.core.errors import CorruptState, Unreachable, UpdateRefused, UsageError
 from evergrove.core.fog import RETRY, Receipt, Terms
 from evergrove.core.release import sha256_hex
-from evergrove.rules import params, participation, retry
-from evergrove.rules.privacy import clipping
+from evergrove.rules import params, retry, tokens
+from evergrove.rules.privacy import clipping, participation
 
 TAKING, SUFFIX = "taking-part.json", ".update"
 WAITING_MAX = 16
@@ -33,13 +33,6 @@ class Submits(Protocol):
 
     def submit(self, frame: bytes) -> Receipt:
         """Sends an update. Raises ``UpdateRefused`` and ``Unreachable``."""
-
-
-class Taking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a device took part in: its home fog of the record's generation."""
-
-    fog: str = ""
-    record: participation.Record = participation.Record()
 
 
 class Fate(msgspec.Struct, frozen=True):
@@ -69,37 +62,38 @@ class Outbox:
         ``nonce``: 16 bytes of chance. Raises ``UsageError`` where the device may not take part now, or the terms are
         of another base, and ``params.encode``'s errors.
         """
-        plan, taking = terms.plan, self.taking()
+        plan, record = terms.plan, self.taking()
         if layout.digest != plan.layout or release not in plan.releases:
             raise UsageError("the fog gathers for another release than the one that this was learnt on")
-        if taking.record.generation == plan.generation and taking.fog != terms.fog:
-            raise UsageError(f"the device's fog for generation {plan.generation} is {taking.fog}, not {terms.fog}")
-        if taking.record.generation > plan.generation:
-            raise UsageError(f"the device took part in generation {taking.record.generation} already")
-        obstacle = participation.obstacle(
-            taking.record, plan.generation, terms.cohort, plan.separation, plan.participations
-        )
-        if obstacle is not None:
-            raise UsageError(f"the device may not take part now: {obstacle}")
+        limits = participation.limits_of(plan, terms.fog)
+        match participation.obstacle(record, limits, terms.cohort):
+            case None:
+                pass
+            case "another fog":
+                raise UsageError(f"the device's fog for generation {plan.generation} is {record.fog}, not {terms.fog}")
+            case "old generation":
+                raise UsageError(f"the device took part in generation {record.generation} already")
+            case obstacle:
+                raise UsageError(f"the device may not take part now: {obstacle}")
         if len(self.waiting()) >= WAITING_MAX:
             raise UsageError(f"{WAITING_MAX} updates wait to be sent already")
         body = params.encode(vector * clipping.clip_factor(params.norm(vector), plan.clip), layout)
-        token = participation.token_of(self._device, plan.generation, nonce)
+        token = tokens.token_of(self._device, plan.generation, nonce)
         update = transport.Update(
             release, layout.base, layout.basis, plan.generation, token, sha256_hex(body), len(body)
         )
-        record = participation.taken(taking.record, plan.generation, terms.cohort)
-        self._files.write(self._folder / TAKING, msgspec.json.encode(Taking(terms.fog, record)))
+        record = participation.taken(record, limits, terms.cohort)
+        self._files.write(self._folder / TAKING, msgspec.json.encode(record))
         self._files.write(self._folder / f"{record.n:06d}-{token}{SUFFIX}", transport.frame(update, body))
         self._due_s = 0.0
         return token
 
-    def taking(self) -> Taking:
+    def taking(self) -> participation.Record:
         """What the device took part in. Raises ``CorruptState``."""
         try:
-            return msgspec.json.decode(read_bounded(self._folder / TAKING, 4096), type=Taking)
+            return msgspec.json.decode(read_bounded(self._folder / TAKING, 4096), type=participation.Record)
         except FileNotFoundError:
-            return Taking()
+            return participation.Record()
         except msgspec.MsgspecError as fault:
             raise CorruptState(
                 f"{self._folder / TAKING}: not understood; taking part again would not be safe"
@@ -144,10 +138,10 @@ class Outbox:
             return Fate(token, "refused", str(fault))
         except Unreachable as fault:
             return Fate(token, "waits", str(fault))
-        taking, cohort = self.taking(), receipt.cohort
-        if taking.record.generation == cohort.generation and taking.record.last < cohort.number:
-            record = msgspec.structs.replace(taking.record, last=cohort.number)
-            self._files.write(self._folder / TAKING, msgspec.json.encode(Taking(taking.fog, record)))
+        record, cohort = self.taking(), receipt.cohort
+        if record.generation == cohort.generation and record.last < cohort.number:
+            record = msgspec.structs.replace(record, last=cohort.number)
+            self._files.write(self._folder / TAKING, msgspec.json.encode(record))
         self._files.remove(path)
         return Fate(token, "counted", "", receipt)
 

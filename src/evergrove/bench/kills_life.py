@@ -37,7 +37,7 @@ from evergrove.core.rng import stream
 from evergrove.core.telemetry import Telemetry, Value
 from evergrove.media.packs import read_pack
 from evergrove.runtime import workers
-from evergrove.runtime.agent import Agent, fact_of
+from evergrove.runtime.agent import Agent
 from evergrove.runtime.driver import Driver
 from evergrove.runtime.keeper import Keeper
 from evergrove.runtime.offload import Fogs
@@ -206,7 +206,7 @@ class HomeAgent(Agent):
             self.feed(ev.TrainingStarted(order.job, order.attempt))
         outcome = await self._hands.run(self._root / "jobs" / order.job, self._job(order), self._files)
         self._workers.pop(order.job, None)
-        self.feed(fact_of(order, outcome))
+        self.feed(workers.fact_of(order, outcome))
 
 
 class Life:

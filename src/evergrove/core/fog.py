@@ -26,9 +26,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``base``, ``basis`` and ``layout`` are digests, ``releases`` the manifests (SHA-256) whose devices may take part,
     ``n_bytes`` the sizes that an update's body can have. ``cohort`` (K) updates, or ``cohort_min`` once ``wait_s`` have
-    passed since the first, are summed; K is the fixed denominator either way. A device takes part at most
-    ``participations`` (k) times and ``separation`` (b) cohorts apart. ``clip`` (C) bounds the Euclidean norm of an
-    update; one over ``norm_max`` is refused.
+    passed since the first, are summed; K is the fixed denominator either way. There are at most ``rounds`` cohorts. A
+    device takes part at most ``participations`` (k) times and ``separation`` (b) cohorts apart. ``clip`` (C) bounds the
+    Euclidean norm of an update; one over ``norm_max`` is refused.
     """
 
     generation: int
@@ -40,6 +40,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cohort: int
     cohort_min: int
     wait_s: float
+    rounds: int
     separation: int
     participations: int
     clip: float
@@ -49,8 +50,10 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raises ``UsageError`` where the numbers make no sense together."""
         if not 1 <= self.cohort_min <= self.cohort:
             raise UsageError(f"a cohort of {self.cohort_min} to {self.cohort} updates; say 1 ≤ cohort_min ≤ cohort")
-        if self.separation < 1 or self.participations < 1 or self.generation < 0 or not self.wait_s > 0:
-            raise UsageError("separation, participations and wait_s are greater than 0, the generation is not negative")
+        if min(self.rounds, self.separation, self.participations) < 1 or self.generation < 0 or not self.wait_s > 0:
+            raise UsageError(
+                "rounds, separation, participations and wait_s are greater than 0, the generation is not negative"
+            )
         if not 0 < self.clip <= self.norm_max < float("inf"):
             raise UsageError(f"clip {self.clip:g}, norm_max {self.norm_max:g}; say 0 < clip ≤ norm_max")
         if not self.releases or not self.n_bytes:

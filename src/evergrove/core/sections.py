@@ -280,6 +280,8 @@ class Gathering(Section, frozen=True):
     cohort_min: Count = 20
     wait_s: Positive = 3600.0
     """After this time a cohort of ``cohort_min`` is enough."""
+    rounds: Count = 1000
+    """Cohorts of a generation, at most."""
     separation: Count = 1
     """Cohorts between two updates of one device, b."""
     participations: Count = 10

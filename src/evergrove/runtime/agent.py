@@ -15,8 +15,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
-import msgspec
-
 from evergrove import __version__
 from evergrove.adapters import images
 from evergrove.adapters.files import Files
@@ -347,7 +345,7 @@ class Agent:
         )
         self._teller.progress = None
         self._workers.pop(order.job, None)
-        self.feed(fact_of(order, outcome))
+        self.feed(workers.fact_of(order, outcome))
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """A worker's task that could not log its outcome is tried again at a later tick."""
@@ -360,16 +358,7 @@ class Agent:
             raise fault
 
     def _job(self, order: do.StartTraining | do.StartMeasuring) -> jobs.Job:
-        device, release = str(self._root), str(self._release.folder)
-        if isinstance(order, do.StartTraining):
-            learn = msgspec.structs.replace(self._config.learn, steps=order.steps)
-            rehearse = self._config.fog.rehearse
-            seed = self._seed(order.job)
-            return jobs.Train(device, release, order.parent, order.fresh, learn, seed, order.assist, rehearse)
-        learn = self._config.learn
-        return jobs.Measure(
-            device, release, order.candidate, order.source, order.incumbent, order.learnt, order.gamma, learn
-        )
+        return workers.job_of(order, self._root, self._release.folder, self._config, self._seed(order.job))
 
     def _seed(self, job: str) -> int:
         return seed_of(self._driver.state.seed, "train", job)
@@ -404,26 +393,6 @@ class Agent:
 
     def _welcome(self) -> msg.Welcome:
         return msg.Welcome(self._driver.state.device, str(self._release.folder), self._vocabulary, os.getpid())
-
-
-def fact_of(order: do.StartTraining | do.StartMeasuring, outcome: jobs.Outcome | str) -> ev.Event:
-    """What an outcome means for the log."""
-    match outcome:
-        case str():
-            return ev.JobInterrupted(order.job, outcome)
-        case jobs.Failed():
-            return ev.JobFailed(order.job, outcome.reason)
-        case jobs.Refused():
-            return ev.CandidateRefused(order.job, outcome.reason)
-        case jobs.Trained():
-            return ev.TrainingFinished(
-                order.job, outcome.candidate, outcome.steps, outcome.seconds, outcome.loss, outcome.n_bytes
-            )
-        case jobs.Measured():
-            assert isinstance(order, do.StartMeasuring), "only a measuring job measures"
-            return ev.CandidateMeasured(order.job, outcome.candidate, order.gamma, outcome.comparisons, outcome.seconds)
-        case _:
-            assert_never(outcome)
 
 
 def _checked(condition: dict[str, str]) -> dict[str, str]:

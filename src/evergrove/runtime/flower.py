@@ -22,7 +22,7 @@ from evergrove.adapters.files import Files
 from evergrove.adapters.flower import checkpoint, identity
 from evergrove.core.errors import MissingDependency, UsageError
 from evergrove.core.release import sha256_hex
-from evergrove.runtime.supervisor import Chore, Program, answers, end_group, free_port, open_log, spawn
+from evergrove.runtime.supervisor import Program, answers, end_group, free_port, open_log, spawn
 
 LOOPBACK = "127.0.0.1"
 CONNECTION = "evergrove"
@@ -157,7 +157,7 @@ def public_key(folder: Path, files: Files) -> Path:
     return identity.fog_key(folder, files)[1]
 
 
-class KeepCollecting(Chore):
+class KeepCollecting:
     """Registers fogs as their keys appear, and keeps one run of our app alive, by Flower's own command line.
 
     Whether a run lives is told by the lock that its ServerApp holds, which dies with it; asking Flower would take a

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from evergrove.core.errors import EvergroveError
 
@@ -55,12 +55,11 @@ class Patience:
     tick_s: float = 0.2
 
 
-class Chore:
+class Chore(Protocol):
     """Something small to do beside the programs. ``tick`` is called a few times a second and returns at once."""
 
     def tick(self, now_s: float) -> None:
         """Looks, and perhaps starts something."""
-        raise NotImplementedError
 
     def end(self) -> None:
         """Ends what it started."""

@@ -10,10 +10,15 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import assert_never
 
 import msgspec
 
 from evergrove.adapters.files import Files
+from evergrove.core import effects as do
+from evergrove.core import events as ev
+from evergrove.core import jobs
+from evergrove.core.config import Config
 from evergrove.core.jobs import Failed, Job, Outcome
 from evergrove.core.messages import JobState
 
@@ -104,3 +109,34 @@ async def _follow(
             continue  # something that a library printed: it is not ours to judge
         report(JobState(job, stage, attempt, at.step, at.steps, at.loss, at.eta_s, process.pid))
     await process.wait()
+
+
+def job_of(order: do.StartTraining | do.StartMeasuring, root: Path, release: Path, config: Config, seed: int) -> Job:
+    """What a worker is told to do for an order, on the device at ``root``."""
+    if isinstance(order, do.StartTraining):
+        learn = msgspec.structs.replace(config.learn, steps=order.steps)
+        rehearse = config.fog.rehearse
+        return jobs.Train(str(root), str(release), order.parent, order.fresh, learn, seed, order.assist, rehearse)
+    return jobs.Measure(
+        str(root), str(release), order.candidate, order.source, order.incumbent, order.learnt, order.gamma, config.learn
+    )
+
+
+def fact_of(order: do.StartTraining | do.StartMeasuring, outcome: jobs.Outcome | str) -> ev.Event:
+    """What an outcome means for the log."""
+    match outcome:
+        case str():
+            return ev.JobInterrupted(order.job, outcome)
+        case jobs.Failed():
+            return ev.JobFailed(order.job, outcome.reason)
+        case jobs.Refused():
+            return ev.CandidateRefused(order.job, outcome.reason)
+        case jobs.Trained():
+            return ev.TrainingFinished(
+                order.job, outcome.candidate, outcome.steps, outcome.seconds, outcome.loss, outcome.n_bytes
+            )
+        case jobs.Measured():
+            assert isinstance(order, do.StartMeasuring), "only a measuring job measures"
+            return ev.CandidateMeasured(order.job, outcome.candidate, order.gamma, outcome.comparisons, outcome.seconds)
+        case _:
+            assert_never(outcome)

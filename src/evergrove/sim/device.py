@@ -6,17 +6,17 @@ an event. A crash takes all that is not on its disk; the next start folds the lo
 
 from collections import deque
 from collections.abc import Iterator
-from typing import assert_never
 
 from evergrove import __version__
 from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core.jobs import Failed, Measured, Refused, Trained
 from evergrove.runtime.driver import Driver
+from evergrove.runtime.workers import fact_of
 from evergrove.sim.diary import Diary, Point
 from evergrove.sim.disk import Disk, Picture
 from evergrove.sim.engine import Action, Carried, Engine, PowerCut
-from evergrove.sim.errands import Errands, finished
+from evergrove.sim.errands import Errands
 from evergrove.sim.parts import Parts
 from evergrove.sim.plants import THROTTLED_SHARE
 from evergrove.sim.worker import Worker
@@ -265,7 +265,7 @@ class VirtualDevice:
             outcome = self._trainer.train(order)
         else:
             outcome = self._trainer.measure(order)
-        fact = _fact_of(order, outcome)
+        fact = fact_of(order, outcome)
         self._worker = None
         self._errands.asked[order.job] = "outcome"
         self._parts.from_worker.send(self._here(lambda: self._errands.hear(order.job, fact)))
@@ -350,21 +350,6 @@ class VirtualDevice:
     def work_h(self) -> float:
         """Core-hours that its workers have done."""
         return self._work_s / 3600
-
-
-def _fact_of(order: do.StartTraining | do.StartMeasuring, outcome: Trained | Measured | Refused | Failed) -> ev.Event:
-    match outcome:
-        case Trained():
-            return finished(order.job, outcome)
-        case Measured():
-            assert isinstance(order, do.StartMeasuring), "only a measuring job measures"
-            return ev.CandidateMeasured(order.job, outcome.candidate, order.gamma, outcome.comparisons, outcome.seconds)
-        case Refused():
-            return ev.CandidateRefused(order.job, outcome.reason)
-        case Failed():
-            return ev.JobFailed(order.job, outcome.reason)
-        case _:
-            assert_never(outcome)
 
 
 def show_all(engine: Engine, device: VirtualDevice, shown: Iterator[tuple[float, Picture]]) -> None:

@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from evergrove.core.fog import Plan
+
 Obstacle = Literal["another fog", "old generation", "too often", "too soon", "over"]
 """Why a device may not be in a round. Only ``too soon`` passes by waiting."""
 
@@ -29,6 +31,11 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fog: str = ""
     last: int = -1
     n: int = 0
+
+
+def limits_of(plan: Plan, fog: str) -> Limits:
+    """The limits of a fog's plan. At the fog itself all records are its own: ``fog`` is "" there."""
+    return Limits(plan.generation, fog, plan.rounds, plan.separation, plan.participations)
 
 
 def obstacle(record: Record, limits: Limits, round_: int) -> Obstacle | None:

@@ -7,7 +7,8 @@ authenticate → schema, shape, dtype, finite (``rules/params`` found them; thei
 from evergrove.core import fog
 from evergrove.core.fog import Plan, Reason
 from evergrove.core.transport import Update
-from evergrove.rules import participation
+from evergrove.rules import tokens
+from evergrove.rules.privacy import participation
 from evergrove.rules.privacy.clipping import clip_factor
 from evergrove.tiers.fog.state import CLOSED_MAX, READY_MAX, Counted, Member, State, change
 
@@ -37,7 +38,7 @@ def count(state: State, event: fog.UpdateCounted, now_s: float) -> Result:
     """The update is in; a full cohort closes."""
     plan, member = state.plan, state.devices[event.device]
     assert plan is not None, "counted only under a plan"
-    record = participation.taken(member.record, event.cohort.generation, event.cohort.number)
+    record = participation.taken(member.record, participation.limits_of(plan, ""), event.cohort.number)
     counted = Counted(event.device, event.digest, event.cohort)
     state = change(
         state,
@@ -77,7 +78,7 @@ def _judge(state: State, device: str, head: Update, measured: fog.UpdateMeasured
     if fault is not None:
         return no(*fault)
     # 4. A replay?
-    if not participation.fits(head.token, device, plan.generation):
+    if not tokens.fits(head.token, device, plan.generation):
         return no("token of another", "the participation token is of another device or generation")
     earlier = state.tokens.get(head.token)
     if earlier is not None:
@@ -88,12 +89,14 @@ def _judge(state: State, device: str, head: Update, measured: fog.UpdateMeasured
     if measured is not None and not measured.norm <= plan.norm_max:  # NaN too
         return no("enormous norm", f"a norm of {measured.norm:.3g}; at most {plan.norm_max:g} is clipped")
     # 6. The limits of taking part.
-    match participation.obstacle(member.record, plan.generation, state.number, plan.separation, plan.participations):
+    match participation.obstacle(member.record, participation.limits_of(plan, ""), state.number):
         case "too often":
             return no("too often", f"the device took part {member.record.n} times in this generation")
         case "too soon":
             wait = plan.separation - (state.number - member.record.last)
             return no("too soon", f"the device must let {wait} more cohorts pass")
+        case "over":
+            return no("closed", f"this generation has had its {plan.rounds} cohorts; the next one will take it")
     if len(state.closed) >= CLOSED_MAX or len(state.ready) >= READY_MAX:
         return no("busy", "too many cohorts wait to be summed or handed over; come again later")
     return None

@@ -11,7 +11,7 @@ import msgspec
 
 from evergrove.core import fog
 from evergrove.core.fog import Cohort, Plan
-from evergrove.rules.participation import Record
+from evergrove.rules.privacy.participation import Record
 
 CLOSED_MAX = 16
 """Cohorts that may wait to be summed; past it updates are put off."""

@@ -17,7 +17,7 @@ from evergrove.tiers.fog.state import Member, State, change
 
 CASCADE_MAX = 8
 """Facts that may follow from one event."""
-CONSTANT = ("base", "basis", "layout", "n_bytes", "cohort", "separation", "participations", "clip")
+CONSTANT = ("base", "basis", "layout", "n_bytes", "cohort", "rounds", "separation", "participations", "clip")
 """What the proof of privacy, and the fixed denominator, need to stay as it is within a generation."""
 PASSING = (fog.UpdateOffered, fog.UpdateMeasured, fog.TimePassed)
 """Events that are not facts to keep: what follows from them is."""

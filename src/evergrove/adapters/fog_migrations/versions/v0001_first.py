@@ -33,7 +33,6 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer, nullable=False),
         sa.Column("digest", sa.String(64), nullable=False),
         sa.Column("file", sa.String(128), nullable=False),
-        sa.Column("factor", sa.Double, nullable=False),
     )
     op.create_index("bodies_of_cohort", "bodies", ["generation", "number"])
     op.create_table(
