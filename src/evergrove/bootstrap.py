@@ -127,6 +127,7 @@ def make_device(root: Path, place: str | Path, config_text: str, files: Files | 
                     manifest.vocabulary.sizes,
                     manifest.teacher is not None,
                     config.seed,
+                    manifest.known,
                 )
             ],
             clock.now_s(),

@@ -11,6 +11,8 @@ import pytest
 from groves import COUNTS, HOUR_S, NOW_S, Grove, grow
 
 from evergrove.adapters import tuf_client
+from evergrove.adapters.release import open_release
+from evergrove.adapters.release_write import grow as widen
 from evergrove.adapters.tuf_client import ReleaseClient, from_http
 from evergrove.adapters.tuf_keys import new_signers
 from evergrove.adapters.tuf_metadata import Metadata, TargetFile, publication_of
@@ -77,6 +79,27 @@ def test_files_that_are_shared_lie_and_travel_once(grove: Grove, monkeypatch: py
     assert not [url for url in asked if url.startswith("targets/")], "a whole one is not fetched twice"
     (got.release.folder / "base.bin").write_bytes(b"altered")
     assert device.fetch(2).release.read(got.release.manifest.base) == b"base" * 100, "a damaged one is"
+
+
+def test_a_released_adapter_travels_by_itself(grove: Grove, tmp_path: Path) -> None:
+    """It is one more file of the release: stored and fetched once, and nothing else with it but the manifest."""
+    plain, device = open_release("tiny"), grove.device("device")
+    stored = grove.home / "repository" / "targets" / "files"
+    repository = grove.repository()
+    repository.publish(plain.folder, grove.signers, NOW_S, version=2, epsilon=0.0)
+    device.fetch(2)
+    before = {p.name for p in stored.iterdir()}
+    grown = widen(plain, tmp_path / "grown", [{"emotion": "love"}])
+    repository.publish(grown.folder, grove.signers, NOW_S, version=3, epsilon=0.0)
+    adapter = grown.manifest.adapter
+    assert adapter is not None
+    assert {p.name for p in stored.iterdir()} - before == {f"{adapter.sha256}.{adapter.sha256}"}
+    got = device.fetch(3).release
+    assert got.manifest == grown.manifest
+    assert got.read(adapter) == grown.read(adapter)
+    (stored / f"{adapter.sha256}.{adapter.sha256}").write_bytes(bytes(adapter.n_bytes))
+    with pytest.raises(InvalidArtefact, match="altered"):
+        grove.device("another").fetch(3)
 
 
 def test_over_http_it_is_the_same(grove: Grove) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from evergrove.adapters.release import open_release
 from evergrove.bench import serving, swap
 from evergrove.learn.adapter_file import adapter_bytes
+from evergrove.runtime.assembly import open_parts
 from evergrove.runtime.picture import Frame, Picture
 
 
@@ -25,7 +26,7 @@ def test_versions_change_under_a_stream_and_every_frame_is_of_one() -> None:
 def test_a_torn_frame_is_found(tmp_path: Path) -> None:
     """Right, one bit off, under the other version's name, and under the name of a version that nobody knows."""
     release = open_release("tiny")
-    parts = serving.open_parts(release)
+    parts = open_parts(release)
     data = [adapter_bytes(serving.some_adapter(parts, seed)) for seed in range(2)]
     studios = {name: swap.lone_studio(release, tmp_path / name, some) for name, some in zip("ab", data, strict=True)}
     pixels, whole, _ = studios["a"].generate({}, 7, None, None)

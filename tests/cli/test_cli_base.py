@@ -58,6 +58,26 @@ def test_from_a_folder_to_a_release(folder: Path, tmp_path: Path, capsys: pytest
     assert load_base(out).config.image_px == 16
 
 
+def test_a_release_grows_for_what_a_fleet_is_to_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two values more: a release of its own that opens, shows what is not judged, and can be drawn from."""
+    out = tmp_path / "fleet"
+    grow = ["base", "grow", "tiny", str(out), "--add", "emotion=love", "--add", "hair=mohawk", "--json"]
+    assert run(grow) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["not_judged"] == {"emotion": ["love"], "hair": ["mohawk"]}
+    assert said["version"] == open_release("tiny").manifest.version + 1
+    assert "adapter.safetensors" in said["files"]
+    picture = tmp_path / "sheet.png"
+    assert run(["base", "sheet", str(out), "-o", str(picture), "--columns", "2", "--steps", "1", "--threads", "1"]) == 0
+    assert picture.exists()
+    assert run(["base", "adapt-basis", str(out), "--tasks", "1", "--steps", "1"]) == 2
+    assert "belongs to its A" in capsys.readouterr().err
+    assert run(grow) == 2
+    assert "not an empty folder" in capsys.readouterr().err
+    assert run(["base", "grow", "tiny", str(tmp_path / "other"), "--add", "love"]) == 2
+    assert "factor=value" in capsys.readouterr().err
+
+
 def test_faults_are_one_line_and_change_nothing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

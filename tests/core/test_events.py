@@ -2,6 +2,7 @@
 
 import typing
 
+import msgspec
 import pytest
 
 from evergrove.core import effects, events, messages
@@ -12,6 +13,7 @@ from evergrove.core.rng import seed_of, stream
 
 EXAMPLES: list[events.Event] = [
     events.DeviceInitialised("d", "r", (2, 3), True, 7),
+    events.DeviceInitialised("d", "r", (2, 3), True, 7, (2, 2)),
     events.ObservationMeasured("o", (1, 2), 500, Facts(False, None, None)),
     events.CandidateMeasured("j", "c", 0.5, (Comparison("gain", (1, 0), 12, -0.1, 0.02),), 1.5),
     events.GateJudged("j", "reject", 1.0, (("release", (1, 0)),), "lost"),
@@ -64,3 +66,6 @@ def test_a_manifest_lists_the_files_that_it_names() -> None:
     ref = FileRef("x", sha256_hex(b""), 0)
     manifest = Manifest("a", 1, 1, 8, typing.cast(typing.Any, None), 4, 1.0, ref, ref, ref, ref)
     assert len(manifest.files()) == 4
+    grown = msgspec.structs.replace(manifest, adapter=FileRef("adapter", sha256_hex(b"a"), 1))
+    assert grown.files() == [*manifest.files(), grown.adapter]
+    assert (manifest.alone, grown.alone) == (ref.sha256, sha256_hex(b"a"))

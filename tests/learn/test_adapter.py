@@ -141,7 +141,7 @@ def test_a_smaller_rank_is_the_first_columns(world: World, probe: Probe) -> None
 def test_an_incumbent_grows_by_rows(world: World, probe: Probe) -> None:
     """Widening an adapter's vocabulary changes no output on what it knew."""
     adapter = learnt(world)
-    wider = ad.extend_rows(adapter, world.wider.extend({"colour": "green"}))
+    wider = ad.extend_rows(world.model, adapter, world.wider.extend({"colour": "green"}))
     assert set(wider.rows) == {"0:4", "1:3"}
     got = [ad.fuse(world.model, world.basis, a)(*probe) for a in (adapter, wider)]
     assert torch.equal(got[0], got[1])

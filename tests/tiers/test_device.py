@@ -9,7 +9,7 @@ from evergrove.core.config import Config, Gate, Learn, Novelty, Placement, Proba
 from evergrove.core.measures import Comparison, Facts
 from evergrove.rules import gate
 from evergrove.tiers.device import State, next_due, step
-from evergrove.tiers.device.state import to_gain_on
+from evergrove.tiers.device.state import known_groups, to_gain_on
 
 LOVE = (3, 1)
 LOVE_GROUP = (3, 0)
@@ -40,6 +40,14 @@ def run(state: State, *events: ev.Event, config: Config = CONFIG, now_s: float =
 def born(config: Config = CONFIG) -> State:
     """A device with two emotions and two kinds of hair, which has met a third emotion."""
     return run(State(), ev.DeviceInitialised("d", "r", (2, 2), False, 0), ev.ConditionAdded(0, 3), config=config)[0]
+
+
+def test_a_value_of_the_fleet_is_new_to_the_gate() -> None:
+    """A release that knows three values, of which its golden set judges two: the third is learnt like a new one."""
+    state = run(State(), ev.DeviceInitialised("d", "r", (3, 2), False, 0, (2, 2)))[0]
+    assert (state.sizes, state.known) == ((3, 2), (2, 2))
+    assert known_groups(state) == ((1, 0), (2, 0))
+    assert to_gain_on(state, {(3, 0), (1, 0)}) == ((3, 0),)
 
 
 def seen(state: State, *records: str, config: Config = CONFIG) -> tuple[State, list[do.Effect]]:

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import pytest
 
 from evergrove.core.conditions import Factor, Vocabulary
@@ -32,6 +33,19 @@ ABOUT = About(
     cohorts=40,
     parent="ab" * 32,
 )
+
+
+def test_it_says_what_the_fleet_has_learnt_and_what_is_not_judged() -> None:
+    """An adapter in the files, on top of the base; a third emotion that no golden picture is of."""
+    vocabulary = MANIFEST.vocabulary.extend({"emotion": "love"})
+    grown = msgspec.structs.replace(
+        MANIFEST, vocabulary=vocabulary, adapter=FileRef("adapter.bin", "9" * 64, 99), judged=(2, 1)
+    )
+    card = model_card(grown, ABOUT)
+    assert "What the fleet has learnt stands in `adapter.bin`, on top of the base." in card
+    assert "does not judge what the fleet's devices learn together: emotion love." in card
+    assert f"| `adapter.bin` | 99 | `{'9' * 64}` |" in card
+    assert "fleet" not in model_card(MANIFEST, ABOUT).split("## What it was trained on")[0]
 
 
 def test_it_says_what_the_release_is() -> None:

@@ -1,5 +1,8 @@
 """A release folder, opened and verified: ``manifest.json`` and the files that it names by size and SHA-256.
 
+A released adapter is also held against base and A, so that what could not serve is refused before anything is made of
+it.
+
 Names without a path separator are first looked for among the releases shipped in the package (``evergrove/assets``).
 """
 
@@ -12,6 +15,7 @@ import msgspec
 from evergrove.adapters.files import read_bounded
 from evergrove.core.errors import InvalidArtefact, InvalidInput
 from evergrove.core.release import FileRef, Manifest, sha256_hex
+from evergrove.rules.learnt import check_released, decode
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES_MAX = 1 << 20
@@ -56,8 +60,20 @@ def open_release(place: str | Path) -> Release:
     Raises ``InvalidArtefact`` that names the file at fault, and for an unknown name the packaged ones.
     """
     release = read_manifest(_folder(place))
-    for ref in release.manifest.files():
-        release.read(ref)
+    manifest = release.manifest
+    fit = () if manifest.adapter is None else (manifest.base, manifest.basis, manifest.adapter)
+    read = {}
+    for ref in manifest.files():
+        data = release.read(ref)
+        if ref in fit:
+            read[ref.name] = data
+    if manifest.adapter is not None:
+        where = release.path_of(manifest.adapter)
+        try:
+            adapter = decode(read[manifest.adapter.name])
+            check_released(adapter, manifest, read[manifest.base.name], read[manifest.basis.name])
+        except InvalidArtefact as fault:
+            raise InvalidArtefact(f"{where}: {fault}; get the release again") from fault
     return release
 
 
@@ -78,6 +94,11 @@ def read_manifest(folder: Path) -> Release:
     if manifest.schema != 1:
         raise InvalidArtefact(
             f"{folder / MANIFEST}: of schema {manifest.schema}, this program reads 1; update Evergrove"
+        )
+    sizes = manifest.vocabulary.sizes
+    if len(manifest.known) != len(sizes) or not all(0 <= n <= m for n, m in zip(manifest.known, sizes, strict=True)):
+        raise InvalidArtefact(
+            f"{folder / MANIFEST}: 'judged' is {list(manifest.known)}, the values are {list(sizes)}; get it again"
         )
     return Release(manifest, folder, sha256_hex(data))
 

@@ -86,11 +86,12 @@ def run(place: str | Path = "avatars", sizes: Sizes | None = None, say: Say = la
     import torch
 
     from evergrove.bench import novelty, serving, training
+    from evergrove.runtime.assembly import open_parts
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        parts = serving.open_parts(release)
+        parts = open_parts(release)
         with tempfile.TemporaryDirectory(prefix="evergrove-bench-") as folder:
             say("generate", 1, 5)
             generate, working_mb = serving.generating(Path(folder) / "device", place, sizes.n_images)

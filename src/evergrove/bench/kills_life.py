@@ -260,7 +260,7 @@ class Life:
         body = Body(self.setting)
         hands = Hands(self._worker_files, body, self.setting, release)
         self.agent = HomeAgent(*parts, body, Fogs(), past)
-        self.agent.rehearse(hands, Keeper(self.vault, release.manifest.vocabulary.sizes, lambda: next(self._names)))
+        self.agent.rehearse(hands, Keeper(self.vault, release.manifest.known, lambda: next(self._names)))
         self.agent.start()
         self.tell()
 

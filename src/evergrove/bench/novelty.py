@@ -31,7 +31,7 @@ def cost(release: Release, n: int) -> dict[str, Spread]:
         at = int(rng.integers(len(pack)))
         media = encode_png(jittered(pack.images[at], rng))
         code = tuple(int(value) for value in pack.codes[at])
-        condition = group(code, manifest.vocabulary.sizes)
+        condition = group(code, manifest.known)
         chance = novelty.draw(rng)
         t0 = time.perf_counter_ns()
         pixels = decode_to(media, manifest.image_px)

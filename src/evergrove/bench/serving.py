@@ -6,33 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evergrove import Device
-from evergrove.adapters.release import Release
 from evergrove.bench.measure import Ratio, Spread, rss_mb
 from evergrove.core.conditions import Vocabulary
 from evergrove.core.rng import seed_of, stream
-from evergrove.learn.adapter import Adapter, Basis, attach, blank_adapter, check_fit, read_adapter
+from evergrove.learn.adapter import Adapter, attach, blank_adapter, check_fit, read_adapter
 from evergrove.learn.adapter_file import adapter_bytes, adapter_of_bytes
-from evergrove.learn.base import load_base
-from evergrove.learn.basis import load_basis
 from evergrove.learn.generator import FlowGenerator
 from evergrove.learn.slots import LiveModel
+from evergrove.runtime.assembly import Parts
 
 WARM_UP = 5
 """Calls before the clock starts: torch picks its kernels in the first ones."""
 LEARNT_STD = 0.02
 """Spread of a test adapter's B: about what training leaves; the time does not depend on it."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """A release's base network and its A, loaded."""
-
-    release: Release
-    model: nn.Module
-    basis: Basis
 
 
 @dataclass(frozen=True)
@@ -43,13 +32,6 @@ class Swapping:
     stage: Spread
     swap: Spread
     after: Ratio
-
-
-def open_parts(release: Release) -> Parts:
-    """The networks of a release that passed its checks."""
-    manifest = release.manifest
-    basis = load_basis(release.path_of(manifest.basis), manifest.base.sha256, manifest.scale)
-    return Parts(release, load_base(release.folder), basis)
 
 
 def generating(folder: Path, place: str | Path, n: int) -> tuple[Spread, float]:
@@ -74,7 +56,7 @@ def swapping(parts: Parts, n: int, n_pairs: int) -> Swapping:
     """
     manifest = parts.release.manifest
     data = [adapter_bytes(some_adapter(parts, seed)) for seed in range(2)]
-    live = LiveModel(parts.model, parts.basis, manifest.vocabulary)
+    live = LiveModel(parts.model, parts.basis, manifest.vocabulary, parts.adapter)
     load_ms, stage_ms, swap_ms, before_ms, after_ms = [], [], [], [], []
     for i in range(WARM_UP):
         picture_ms(live, parts, i)

@@ -25,10 +25,11 @@ from evergrove.adapters.release import Release, open_release
 from evergrove.adapters.versions import Versions
 from evergrove.bench.frames import FPS, condition_of, steps_of, time_ms
 from evergrove.bench.measure import Bar, Machine, Ratio, Spread, machine
-from evergrove.bench.serving import Parts, open_parts, some_adapter
+from evergrove.bench.serving import some_adapter
 from evergrove.bootstrap import Device
 from evergrove.core.errors import EvergroveError
 from evergrove.learn.adapter_file import adapter_bytes
+from evergrove.runtime.assembly import Parts, open_parts
 from evergrove.runtime.picture import Frame
 from evergrove.runtime.stream import Stream
 from evergrove.runtime.studio import LocalStudio

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from evergrove.bench.measure import Ratio
-from evergrove.bench.serving import Parts, wider
+from evergrove.bench.serving import wider
 from evergrove.learn.strategies import Recipe, Samples, Task, strategy_named
 from evergrove.learn.trainer import CHECKPOINT, Hooks, Progress, train
 from evergrove.media.packs import pack_of_bytes
+from evergrove.runtime.assembly import Parts
 
 BATCH = 16
 N_NEW_MAX = 48
@@ -52,6 +53,7 @@ def task(parts: Parts, strategy: str, steps: int) -> Task:
         replay=Samples(pack.images[n_new:], pack.codes[n_new:]),
         strategy=strategy_named(strategy),
         recipe=Recipe(steps=steps, batch=BATCH, checkpoint_every=steps),
+        start=parts.adapter,
     )
 
 

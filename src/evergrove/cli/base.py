@@ -136,6 +136,8 @@ def adapt_basis(
     from evergrove.media.packs import read_pack
 
     manifest = base.read_manifest(folder)
+    if manifest.adapter is not None:
+        raise UsageError(f"'{folder}' has an adapter that belongs to its A; learn another A on a release without one")
     model = base.load_base(folder)
     if data is not None or manifest.name in PRESETS:
         source = folder_source(data, manifest.image_px, seed) if data is not None else PRESETS[manifest.name](seed)
@@ -167,6 +169,33 @@ def adapt_basis(
     base.write_manifest(folder, learnt)
     release.remove(folder / WORK)
     release.describe(folder, as_json)
+
+
+@app.command("grow")
+def grow(
+    place: Made,
+    folder: Annotated[Path, typer.Argument(help="The new release's folder.", metavar="FOLDER")],
+    add: Annotated[
+        list[str] | None, typer.Option("--add", metavar="FACTOR=VALUE", help="What the fleet is to learn; repeatable.")
+    ] = None,
+    version: Annotated[int | None, typer.Option(min=2, help="The release's version; by default the next.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a release whose fleet is to learn more: the same base with a wider vocabulary, and an adapter to begin with.
+
+    What devices learn of these values they share; any other value that a device meets stays its own.
+
+    Example: evergrove base grow avatars ours --add emotion=love --add emotion=dizzy
+    """
+    _use_threads(1)
+    from evergrove.adapters.release import open_release
+    from evergrove.adapters.release_write import grow as grow_release
+    from evergrove.cli import release
+    from evergrove.core.conditions import of_words
+
+    additions = [of_words([word]) for word in add or ()]
+    grown = grow_release(open_release(place), folder.absolute(), additions, version)
+    release.describe(grown.folder, as_json)
 
 
 @app.command("show")

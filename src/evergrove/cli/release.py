@@ -9,17 +9,20 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from evergrove.adapters.release import open_release
 from evergrove.cli import show
 from evergrove.core.release import Manifest
 from evergrove.core.rng import seed_of, stream
 from evergrove.learn import flow
-from evergrove.learn.base import load_base, load_teacher, n_parameters, read_manifest
+from evergrove.learn.base import load_teacher, n_parameters
 from evergrove.learn.base_train import TrainPlan
 from evergrove.learn.dit import DiT
 from evergrove.learn.generator import to_condition, to_uint8
 from evergrove.learn.oracle import load_oracle
 from evergrove.media.sheets import contact_sheet, png_bytes
+from evergrove.runtime.assembly import open_parts
 
 ORACLE = "oracle.safetensors"
 MEASURED_PER_VALUE = 80
@@ -37,8 +40,8 @@ def remove(folder: Path) -> None:
 
 def describe(folder: Path, as_json: bool, timed: bool = False) -> None:
     """Prints what a release consists of; ``timed`` adds how long one picture takes."""
-    manifest = read_manifest(folder)
-    model = load_base(folder)
+    parts = open_parts(open_release(folder))
+    manifest, model = parts.release.manifest, cast(DiT, parts.model)
     found: dict[str, object] = {
         "folder": str(folder),
         "name": manifest.name,
@@ -52,8 +55,14 @@ def describe(folder: Path, as_json: bool, timed: bool = False) -> None:
         "files": {ref.name: ref.n_bytes for ref in manifest.files()},
         "conditions": {factor.name: list(factor.values) for factor in manifest.vocabulary.factors},
     }
+    if manifest.known != manifest.vocabulary.sizes:
+        found["not_judged"] = {
+            factor.name: list(factor.values[n:])
+            for factor, n in zip(manifest.vocabulary.factors, manifest.known, strict=True)
+            if factor.values[n:]
+        }
     if timed:
-        found["generate_ms"] = time_ms(model, manifest)
+        found["generate_ms"] = time_ms(parts.network(), manifest)
     if as_json:
         show.json(found)
         return
@@ -61,7 +70,7 @@ def describe(folder: Path, as_json: bool, timed: bool = False) -> None:
     show.table(rows)
 
 
-def time_ms(model: DiT, manifest: Manifest, n: int = 30) -> dict[str, float]:
+def time_ms(model: nn.Module, manifest: Manifest, n: int = 30) -> dict[str, float]:
     """Median and 99th percentile of the milliseconds that one picture takes at the release's sampler settings."""
     condition = torch.ones(1, len(manifest.vocabulary.factors), dtype=torch.int64)
     rng = torch.Generator().manual_seed(0)
@@ -75,13 +84,13 @@ def time_ms(model: DiT, manifest: Manifest, n: int = 30) -> dict[str, float]:
 
 
 def generate(
-    model: DiT, manifest: Manifest, condition: torch.Tensor, rng: torch.Generator, steps: int | None = None
+    model: nn.Module, manifest: Manifest, condition: torch.Tensor, rng: torch.Generator, steps: int | None = None
 ) -> NDArray[np.uint8]:
     """Pictures uint8 (N, H, W, C) at the release's sampler settings."""
-    shape = (len(condition), model.config.channels, manifest.image_px, manifest.image_px)
-    sampler = manifest.sampler
+    shape = (len(condition), 3, manifest.image_px, manifest.image_px)
+    sampler, denoiser = manifest.sampler, cast(flow.Denoiser, model)
     x = [
-        flow.sample(model, c, n, steps or sampler.steps, cast(flow.Method, sampler.method), sampler.guidance)
+        flow.sample(denoiser, c, n, steps or sampler.steps, cast(flow.Method, sampler.method), sampler.guidance)
         for c, n in zip(torch.split(condition, 64), torch.split(torch.randn(shape, generator=rng), 64), strict=True)
     ]
     return to_uint8(torch.cat(x))
@@ -89,9 +98,11 @@ def generate(
 
 def sheet(folder: Path, out: Path, columns: int, steps: int | None, teacher: bool, seed: int, as_json: bool) -> None:
     """Writes the sheet; where the folder has an oracle, prints its verdict on more pictures of every value."""
-    manifest = read_manifest(folder)
-    model = load_teacher(folder) if teacher else load_base(folder)
-    sizes = manifest.vocabulary.sizes
+    parts = open_parts(open_release(folder))
+    manifest = parts.release.manifest
+    model = load_teacher(folder) if teacher else parts.network()
+    # A teacher draws what it was trained on; the rest of a picture is always of what the release is judged on.
+    sizes = (manifest.known[0] if teacher else manifest.vocabulary.sizes[0], *manifest.known[1:])
     judge = load_oracle(folder / ORACLE) if (folder / ORACLE).exists() else None
     per_value = max(columns, MEASURED_PER_VALUE) if judge is not None else columns
     rng = stream(seed, "sheet")
@@ -101,11 +112,12 @@ def sheet(folder: Path, out: Path, columns: int, steps: int | None, teacher: boo
     images = generate(model, manifest, to_condition(codes), noise, steps)
     rows = [list(images[v * per_value : v * per_value + columns]) for v in range(sizes[0])]
     zoom = max(1, 96 // manifest.image_px)
-    names = manifest.vocabulary.factors[0].values
+    names = manifest.vocabulary.factors[0].values[: sizes[0]]
     out.write_bytes(png_bytes(contact_sheet(rows, names, zoom=zoom)))
     found: dict[str, object] = {"sheet": str(out), "pictures": len(images)}
     if judge is not None:
-        first = manifest.vocabulary.names[0]
+        first, known = manifest.vocabulary.names[0], codes[:, 0] <= manifest.known[0]
+        images, codes = images[known], codes[known]
         found["oracle_accuracy"] = {k: round(v, 4) for k, v in judge.accuracy(images, codes).items()}
         by_value = judge.accuracy_by_value(images, codes, first)
         found[f"oracle_accuracy_{first}"] = {k: round(v, 4) for k, v in by_value.items()}

@@ -29,7 +29,8 @@ class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
 class DeviceInitialised(Fact, frozen=True, tag="device_initialised"):
     """A device was made from a release (its manifest's SHA-256), with or without a teacher for the student check.
 
-    ``vocabulary`` holds the number of values of each factor.
+    ``vocabulary`` holds the number of values of each factor, ``known`` those that the release's golden set judges
+    (empty: all).
     """
 
     device: str
@@ -37,6 +38,7 @@ class DeviceInitialised(Fact, frozen=True, tag="device_initialised"):
     vocabulary: tuple[int, ...]
     teacher: bool
     seed: int
+    known: tuple[int, ...] = ()
 
 
 class AgentStarted(Fact, frozen=True, tag="agent_started"):

@@ -9,7 +9,7 @@ import math
 
 import msgspec
 
-from evergrove.core.conditions import Vocabulary
+from evergrove.core.conditions import Code, Vocabulary
 from evergrove.core.errors import UsageError
 
 
@@ -30,7 +30,13 @@ class Sampler(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The manifest of a release, schema 1. ``scale`` is s in W' = W + s·B·A; ``rank`` is r."""
+    """The manifest of a release, schema 1. ``scale`` is s in W' = W + s·B·A; ``rank`` is r.
+
+    ``adapter`` is what the fleet has learnt on top of the base: the release alone is both together (None: the base).
+    It holds the row of every value of ``vocabulary`` that the base has none for. ``judged`` is how many values of each
+    factor the golden set answers for, the first ones; the others are new to a device that meets them, and are judged
+    by its own golden pictures (None: all are judged).
+    """
 
     name: str
     generation: int
@@ -47,10 +53,22 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fisher: FileRef | None = None
     sampler: Sampler = Sampler()
     schema: int = 1
+    adapter: FileRef | None = None
+    judged: Code | None = None
+
+    @property
+    def known(self) -> Code:
+        """How many values of each factor the golden set answers for."""
+        return self.vocabulary.sizes if self.judged is None else self.judged
+
+    @property
+    def alone(self) -> str:
+        """The SHA-256 that the release alone goes by, as a network: its adapter's, else its base's."""
+        return (self.adapter or self.base).sha256
 
     def files(self) -> list[FileRef]:
         """Every file that the manifest names."""
-        refs = [self.base, self.basis, self.golden, self.rehearsal, self.teacher, self.fisher]
+        refs = [self.base, self.basis, self.golden, self.rehearsal, self.teacher, self.fisher, self.adapter]
         return [r for r in refs if r is not None]
 
 

@@ -22,10 +22,9 @@ from evergrove.core.rng import seed_of, stream
 from evergrove.demo.script import FACTOR
 from evergrove.learn.adapter import Adapter, Basis, attach, blank_adapter, fuse, read_adapter
 from evergrove.learn.adapter_file import adapter_of_bytes
-from evergrove.learn.base import load_base
-from evergrove.learn.basis import load_basis
 from evergrove.learn.generator import FlowGenerator, to_condition, to_uint8
 from evergrove.media.packs import Pack, read_pack
+from evergrove.runtime.assembly import open_parts
 
 if TYPE_CHECKING:
     from evergrove.learn.oracle import Oracle
@@ -54,9 +53,9 @@ class Judge:
         self.manifest = release.manifest
         self.oracle = oracle
         self.seed = seed
-        self.model: nn.Module = load_base(release.folder)
-        manifest = release.manifest
-        self.basis: Basis = load_basis(release.path_of(manifest.basis), manifest.base.sha256, manifest.scale)
+        self.parts = open_parts(release)
+        self.model: nn.Module = self.parts.model
+        self.basis: Basis = self.parts.basis
 
     def known(self) -> list[str]:
         """The emotions that the release knows."""
@@ -67,7 +66,7 @@ class Judge:
         vocabulary = adapter.vocabulary if adapter is not None else self.manifest.vocabulary
         known = [e for e in emotions if e in _factor_values(vocabulary)]
         codes = self._codes(vocabulary, known, n)
-        pictures = self._draw(fuse(self.model, self.basis, adapter), codes)
+        pictures = self._draw(fuse(self.model, self.basis, self.parts.serving(adapter)), codes)
         index = self.oracle.vocabulary.names.index(FACTOR)
         values = self.oracle.vocabulary.factors[index].values
         read = [values[number - 1] for number in self.oracle.read(pictures)[:, index]]
@@ -98,8 +97,8 @@ class Judge:
     def _codes(self, vocabulary: Vocabulary, emotions: Sequence[str], n: int) -> NDArray[np.int16]:
         """``n`` looks, the same for every emotion, of values that the release knows."""
         rng = stream(self.seed, "demo", "judge")
-        known = self.manifest.vocabulary
-        looks = [{f.name: f.values[int(rng.integers(len(f.values)))] for f in known.factors} for _ in range(n)]
+        known = list(zip(self.manifest.vocabulary.factors, self.manifest.known, strict=True))
+        looks = [{f.name: f.values[int(rng.integers(size))] for f, size in known if size} for _ in range(n)]
         codes = [vocabulary.encode({**look, FACTOR: emotion}) for emotion in emotions for look in looks]
         return np.array(codes, np.int16)
 

@@ -82,7 +82,7 @@ def blank_adapter(model: nn.Module, basis: Basis, vocabulary: Vocabulary, rank: 
     layers = _layers(model, basis.a)
     b = {name: layer.weight.new_zeros(layer.out_features, rank) for name, layer in layers.items()}
     width = {f: table.weight.shape[1] for f, table in enumerate(_tables(model))}
-    rows = {f"{f}:{n}": torch.zeros(width[f]) for f, n in _new_values(model, vocabulary)}
+    rows = {f"{f}:{n}": torch.zeros(width[f]) for f, n in unknown_values(model, vocabulary)}
     return Adapter(basis.base_hash, basis.basis_hash, rank, basis.scale, vocabulary, b, rows)
 
 
@@ -170,10 +170,20 @@ def fuse_into(
         slot.vocabulary = model.vocabulary if adapter is None else cast(nn.Module, adapter.vocabulary)
 
 
-def rescale(adapter: Adapter, gamma: float) -> Adapter:
-    """γ times what was learnt: B and the rows' distance from their start. 0 ≤ γ ≤ 1."""
+def rescale(adapter: Adapter, gamma: float, released: Adapter | None = None) -> Adapter:
+    """γ times what was learnt: B and the rows' distance from their start. 0 ≤ γ ≤ 1.
+
+    What was learnt is ``adapter`` less the ``released`` one (None: all of it), on top of which it stays. Raises
+    ``InvalidArtefact`` for ordinary LoRA on a released adapter: their sum is no adapter.
+    """
     if not 0.0 <= gamma <= 1.0:
         raise UsageError(f"gamma={gamma} is not in 0 to 1")
+    if gamma == 1.0 or released is None:
+        return _times(adapter, gamma)
+    return add(_times(adapter, gamma), _times(released, 1.0 - gamma))
+
+
+def _times(adapter: Adapter, gamma: float) -> Adapter:
     return replace(
         adapter,
         b={name: gamma * b for name, b in adapter.b.items()},
@@ -212,12 +222,11 @@ def pad(adapter: Adapter, rank: int) -> Adapter:
     return replace(adapter, b=b, rank=rank)
 
 
-def extend_rows(adapter: Adapter, vocabulary: Vocabulary) -> Adapter:
-    """The same adapter for a vocabulary that knows more values: their rows start at the table's mean."""
-    rows = dict(adapter.rows)
-    width = {f: row.numel() for (f, _), row in sorted_rows(adapter)}
+def extend_rows(model: nn.Module, adapter: Adapter, vocabulary: Vocabulary) -> Adapter:
+    """The same adapter of ``model`` for a vocabulary that knows more values: their rows start at the table's mean."""
+    rows, tables = dict(adapter.rows), _tables(model)
     for f, n in vocabulary.added(adapter.vocabulary):
-        rows[f"{f}:{n}"] = torch.zeros(width.get(f, next(iter(width.values()), 0)))
+        rows[f"{f}:{n}"] = torch.zeros(tables[f].weight.shape[1])
     return replace(adapter, vocabulary=vocabulary, rows=rows)
 
 
@@ -252,7 +261,7 @@ def check_fit(model: nn.Module, basis: Basis, adapter: Adapter) -> None:
             raise InvalidArtefact(f"'{name}.A' has shape {tuple(adapter.a[name].shape)}, this base needs another one")
         if adapter.a is None and len(basis.a[name]) < adapter.rank:
             raise InvalidArtefact(f"the adapter's rank {adapter.rank} is larger than A's {len(basis.a[name])}")
-    needed = {f"{f}:{n}" for f, n in _new_values(model, adapter.vocabulary)}
+    needed = {f"{f}:{n}" for f, n in unknown_values(model, adapter.vocabulary)}
     if set(adapter.rows) != needed:
         odd = min(set(adapter.rows) ^ needed)
         raise InvalidArtefact(f"the adapter's rows and its vocabulary disagree over value '{odd}' (factor:number)")
@@ -262,6 +271,18 @@ def check_fit(model: nn.Module, basis: Basis, adapter: Adapter) -> None:
             raise InvalidArtefact(
                 f"row '{f}:{n}' has shape {tuple(row.shape)}, this base needs {tables[f].weight.shape[1]}"
             )
+
+
+def unknown_values(model: nn.Module, vocabulary: Vocabulary) -> list[tuple[int, int]]:
+    """The (factor, number) pairs of ``vocabulary`` that the base's tables have no row for."""
+    tables = _tables(model)
+    if len(tables) != len(vocabulary.factors):
+        raise InvalidArtefact(f"{len(vocabulary.factors)} factors in the vocabulary, {len(tables)} tables in the base")
+    return [
+        (f, n)
+        for f, (table, size) in enumerate(zip(tables, vocabulary.sizes, strict=True))
+        for n in range(len(table.weight), size + 1)
+    ]
 
 
 def _layers(model: nn.Module, names: Mapping[str, Tensor]) -> dict[str, nn.Linear]:
@@ -279,18 +300,6 @@ def _layers(model: nn.Module, names: Mapping[str, Tensor]) -> dict[str, nn.Linea
 
 def _tables(model: nn.Module) -> list[nn.Embedding]:
     return [cast(nn.Embedding, table) for table in cast(nn.ModuleList, getattr(model, "tables", nn.ModuleList()))]
-
-
-def _new_values(model: nn.Module, vocabulary: Vocabulary) -> list[tuple[int, int]]:
-    """The (factor, number) pairs of ``vocabulary`` that the base's tables have no row for."""
-    tables = _tables(model)
-    if len(tables) != len(vocabulary.factors):
-        raise InvalidArtefact(f"{len(vocabulary.factors)} factors in the vocabulary, {len(tables)} tables in the base")
-    return [
-        (f, n)
-        for f, (table, size) in enumerate(zip(tables, vocabulary.sizes, strict=True))
-        for n in range(len(table.weight), size + 1)
-    ]
 
 
 def _share(model: nn.Module) -> nn.Module:

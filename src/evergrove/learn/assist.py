@@ -25,7 +25,7 @@ from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import InvalidArtefact, UsageError
 from evergrove.core.release import Sampler, sha256_hex
 from evergrove.core.rng import seed_of
-from evergrove.learn.adapter import Basis, attach, blank_adapter
+from evergrove.learn.adapter import Adapter, Basis, attach, blank_adapter, fuse
 from evergrove.learn.adapter_file import read_header
 from evergrove.learn.fisher import Fisher, estimate_fisher
 from evergrove.learn.flow import Denoiser
@@ -69,7 +69,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @dataclass(frozen=True)
 class Released:
     """A release as an assist needs it. ``name`` is its manifest's SHA-256, ``codes`` (N, F) those of its public pack,
-    ``teacher`` its larger network (None: it has none), ``shape`` (C, H, W) that of a picture."""
+    ``teacher`` its larger network (None: it has none), ``shape`` (C, H, W) that of a picture, ``adapter`` the released
+    one (None: the release is its base)."""
 
     name: str
     model: nn.Module
@@ -79,6 +80,7 @@ class Released:
     shape: tuple[int, int, int]
     teacher: nn.Module | None = None
     sampler: Sampler = field(default_factory=Sampler)
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,13 @@ def compute(released: Released, settings: Settings | None = None) -> bytes:
     """The body of the assist of a release. The conditions are all of the release's, as its public pack mixes them."""
     settings = settings or Settings()
     settings.check()
-    best = cast(Denoiser, released.teacher or released.model)
+    best = cast(Denoiser, released.teacher or fuse(released.model, released.basis, released.adapter))
     # 1. Pictures of what the release knows, drawn from its best network: the rehearsal.
     codes = _codes(released, settings.n_rehearsal, "rehearsal", settings)
     pictures = _draw(released, best, codes, settings)
     # 2. The Fisher of the released model over them.
-    attached = attach(
-        released.model, released.basis, blank_adapter(released.model, released.basis, released.vocabulary)
-    )
+    start = released.adapter or blank_adapter(released.model, released.basis, released.vocabulary)
+    attached = attach(released.model, released.basis, start)
     samples = Samples(pictures, codes)
     fisher = estimate_fisher(
         attached, *samples.pick(), _rng(released, settings, "fisher"), settings.n_fisher, settings.k

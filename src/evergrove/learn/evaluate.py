@@ -108,8 +108,8 @@ class Items:
 def network(
     model: nn.Module, basis: Basis, adapter: Adapter | None, vocabulary: Vocabulary, name: str | None = None
 ) -> Network:
-    """The fused network of an adapter (None: the release alone), widened to ``vocabulary`` by untrained rows."""
-    start = blank_adapter(model, basis, vocabulary) if adapter is None else extend_rows(adapter, vocabulary)
+    """The fused network of an adapter (None: the base alone), widened to ``vocabulary`` by untrained rows."""
+    start = blank_adapter(model, basis, vocabulary) if adapter is None else extend_rows(model, adapter, vocabulary)
     return Network(fuse(model, basis, start), name)
 
 

@@ -40,7 +40,7 @@ class LiveModel:
     def __init__(
         self, model: nn.Module, basis: Basis, vocabulary: Vocabulary, adapter: Adapter | None = None, version: str = ""
     ) -> None:
-        """``model`` is the base, with ``vocabulary`` its own; both are kept and never written to."""
+        """``model`` is the base, with ``vocabulary`` its own; neither is ever written to. ``adapter`` is live first."""
         self._model = model
         self._basis = basis
         self._vocabulary = vocabulary
@@ -67,7 +67,7 @@ class LiveModel:
             readers.discard(reader)
 
     def stage(self, adapter: Adapter | None, version: str, wait_s: float = 30.0) -> None:
-        """Fuses a version (None: the release alone) into the idle slot; what is live goes on untouched.
+        """Fuses a version (None: the base alone) into the idle slot; what is live goes on untouched.
 
         Waits up to ``wait_s`` for calls that still use that slot from before the last swap. Raises ``InvalidArtefact``
         where the adapter does not belong here, ``EvergroveError`` where a call holds the slot for longer.

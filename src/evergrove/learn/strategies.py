@@ -69,7 +69,7 @@ class Recipe:
 class Task:
     """One learning job, from arrays and networks only; nothing in it is ever written to.
 
-    ``model`` is the release's base, ``start`` the incumbent's adapter (None: the release alone), ``vocabulary`` what
+    ``model`` is the release's base, ``start`` the incumbent's adapter (None: the base alone), ``vocabulary`` what
     the candidate must understand. ``new`` are the observations to learn, ``replay`` those of old conditions.
     ``teacher`` is a larger network for the old conditions (None: the incumbent). ``fisher`` and ``points`` are an
     assist's, of the *released* model (None: made here, see ``remember_old``). ``balance`` is the factor over whose
@@ -103,7 +103,7 @@ class Task:
         """What training starts from: the incumbent's adapter, widened to the new vocabulary."""
         if self.start is None:
             return blank_adapter(self.model, self.basis, self.vocabulary)
-        return extend_rows(self.start, self.vocabulary)
+        return extend_rows(self.model, self.start, self.vocabulary)
 
     def old_codes(self) -> NDArray[np.int16]:
         """The old conditions that a teacher is asked about (N, F); empty where nothing is known of any."""

@@ -75,7 +75,7 @@ class Agent:
         self._body = body
         self._looked_s, self._n_looks = -math.inf, 0
         self._vocabulary: Vocabulary = vault.names() or release.manifest.vocabulary
-        self._keeper = Keeper(vault, release.manifest.vocabulary.sizes)
+        self._keeper = Keeper(vault, release.manifest.known)
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._retry_at_s = 0.0
         self._teller = Teller(config, release, self._vocabulary, past)

@@ -14,8 +14,9 @@ from evergrove.adapters.images import decode
 from evergrove.adapters.release import Release
 from evergrove.core.conditions import Code, Vocabulary
 from evergrove.core.config import Learn
-from evergrove.core.errors import InvalidMedia
-from evergrove.learn.adapter import Adapter, Basis
+from evergrove.core.errors import InvalidArtefact, InvalidMedia
+from evergrove.learn.adapter import Adapter, Basis, fuse, unknown_values
+from evergrove.learn.adapter_file import load_adapter
 from evergrove.learn.assist import Assist, Released
 from evergrove.learn.base import load_base, load_teacher
 from evergrove.learn.basis import load_basis
@@ -25,11 +26,20 @@ from evergrove.media.packs import read_pack
 
 @dataclass(frozen=True)
 class Parts:
-    """A verified release's networks."""
+    """A verified release's networks. ``adapter`` is the released one (None: the release is its base alone)."""
 
     release: Release
     model: nn.Module
     basis: Basis
+    adapter: Adapter | None = None
+
+    def serving(self, adapter: Adapter | None) -> Adapter | None:
+        """What is attached where ``adapter`` is a device's own, or None for the release alone."""
+        return self.adapter if adapter is None else adapter
+
+    def network(self) -> nn.Module:
+        """The release alone as one network, frozen."""
+        return self.model if self.adapter is None else fuse(self.model, self.basis, self.adapter)
 
 
 @dataclass(frozen=True)
@@ -47,10 +57,22 @@ class Lesson:
 
 
 def open_parts(release: Release) -> Parts:
-    """The networks of a release that passed its checks."""
+    """The networks of a release that passed its checks.
+
+    Raises ``InvalidArtefact`` where they do not belong together, or a value of its vocabulary has a row nowhere.
+    """
     manifest = release.manifest
     basis = load_basis(release.path_of(manifest.basis), manifest.base.sha256, manifest.scale)
-    return Parts(release, load_base(release.folder), basis)
+    model = load_base(release.folder)
+    if manifest.adapter is not None:
+        return Parts(release, model, basis, load_adapter(release.path_of(manifest.adapter), model, basis))
+    for f, n in unknown_values(model, manifest.vocabulary):
+        factor = manifest.vocabulary.factors[f]
+        raise InvalidArtefact(
+            f"{release.folder}: the release names {factor.name}={factor.values[n - 1]}, which its base has no row for, "
+            "and it has no adapter; get the release again"
+        )
+    return Parts(release, model, basis)
 
 
 def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = None, rehearse: bool = False) -> Task:
@@ -72,11 +94,11 @@ def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = 
         strategy=strategy_named(learn.strategy),
         recipe=Recipe(steps=learn.steps, batch=learn.batch, checkpoint_every=learn.checkpoint_every),
         seed=lesson.seed,
-        start=lesson.start,
+        start=parts.serving(lesson.start),
         teacher=teacher_of(parts.release) if assist is None else None,
         fisher=None if assist is None else assist.fisher,
         points=None if assist is None else assist.points,
-        balance=balance(lesson.new.codes, manifest.vocabulary.sizes),
+        balance=balance(lesson.new.codes, manifest.known),
         made_of=lesson.made_of,
     )
 
@@ -89,6 +111,7 @@ def released(parts: Parts, with_teacher: bool) -> Released:
         model=parts.model,
         basis=parts.basis,
         vocabulary=manifest.vocabulary,
+        adapter=parts.adapter,
         codes=pack_of(parts.release, manifest.rehearsal.name).codes,
         shape=(3, manifest.image_px, manifest.image_px),
         teacher=teacher_of(parts.release) if with_teacher else None,

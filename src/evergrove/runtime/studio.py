@@ -17,23 +17,21 @@ from evergrove.core.errors import EvergroveError, InvalidArtefact
 from evergrove.core.rng import stream
 from evergrove.learn import flow
 from evergrove.learn.adapter_file import adapter_of_bytes
-from evergrove.learn.base import load_base
-from evergrove.learn.basis import load_basis
 from evergrove.learn.generator import to_uint8
 from evergrove.learn.slots import LiveModel
+from evergrove.runtime.assembly import open_parts
 
 
 class LocalStudio:
     """Makes pictures of a release and the version that a device's pointer names."""
 
     def __init__(self, release: Release, versions: Versions, threads: int) -> None:
-        """Loads the base. ``threads`` is torch's number of threads in this whole process."""
+        """Loads the release. ``threads`` is torch's number of threads in this whole process."""
         torch.set_num_threads(threads)
         self._manifest = release.manifest
         self._versions = versions
-        model = load_base(release.folder)
-        basis = load_basis(release.path_of(self._manifest.basis), self._manifest.base.sha256, self._manifest.scale)
-        self._live = LiveModel(model, basis, self._manifest.vocabulary)
+        self._parts = parts = open_parts(release)
+        self._live = LiveModel(parts.model, parts.basis, self._manifest.vocabulary, parts.adapter)
         self._refreshing = threading.Lock()
         self._refused: set[str] = set()
         self._broken: str | None = None
@@ -43,8 +41,8 @@ class LocalStudio:
     ) -> tuple[NDArray[np.uint8], dict[str, str], str | None]:
         """A picture uint8 (H, W, 3), its whole condition, and the version that made it (None: the release alone).
 
-        What ``condition`` leaves open is drawn from the seed among what the release knows: a sampler of few steps would
-        otherwise settle 'any hair' patch by patch.
+        What ``condition`` leaves open is drawn from the seed among what the release is judged on: a sampler of few
+        steps would otherwise settle 'any hair' patch by patch.
 
         Raises ``UnknownCondition``, and ``EvergroveError`` where the network gives what is not finite.
         """
@@ -66,7 +64,8 @@ class LocalStudio:
     def _whole(self, condition: Condition, seed: int) -> dict[str, str]:
         """The condition with a value for every factor."""
         rng = stream(seed, "generate", "left open")
-        drawn = {f.name: f.values[int(rng.integers(len(f.values)))] for f in self._manifest.vocabulary.factors}
+        factors = zip(self._manifest.vocabulary.factors, self._manifest.known, strict=True)
+        drawn = {f.name: f.values[int(rng.integers(n))] for f, n in factors if n}
         return {**drawn, **condition}
 
     def refresh(self) -> str | None:
@@ -94,7 +93,7 @@ class LocalStudio:
             return
         self._live.await_gap()
         adapter = None if data is None else adapter_of_bytes(data, f"version {(sha256 or '')[:12]}")
-        self._live.stage(adapter, sha256 or "")
+        self._live.stage(self._parts.serving(adapter), sha256 or "")
         self._live.swap()
 
     def _refuse(self, sha256: str, reason: str) -> str:

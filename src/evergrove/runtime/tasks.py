@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
-from torch import nn
 
 from evergrove.adapters.assists import Assists
 from evergrove.adapters.files import Files
@@ -25,7 +24,7 @@ from evergrove.core.errors import InvalidArtefact, UsageError
 from evergrove.core.jobs import Job, Measure, Measured, Train, Trained
 from evergrove.core.release import sha256_hex
 from evergrove.learn import evaluate
-from evergrove.learn.adapter import Adapter, Basis, rescale
+from evergrove.learn.adapter import Adapter, rescale
 from evergrove.learn.adapter_file import adapter_bytes, adapter_of_bytes, load_adapter
 from evergrove.learn.assist import Assist
 from evergrove.learn.assist import read as read_assist
@@ -43,12 +42,15 @@ Tell = Callable[[int, int, float, float], None]
 class Bench:
     """Everything that both jobs need, opened and verified."""
 
-    release: Release
-    model: nn.Module
-    basis: Basis
+    parts: assembly.Parts
     vault: Vault
     versions: Versions
     vocabulary: Vocabulary
+
+    @property
+    def release(self) -> Release:
+        """The device's release."""
+        return self.parts.release
 
 
 BEGUN = "begun.json"
@@ -92,9 +94,8 @@ def train(job: Train, folder: Path, pace: Pace, tell: Tell) -> Trained:
         raise UsageError("none of the observations to learn is left in the replay buffer")
     learnt = _samples([r for r in records if r.id in known], bench)
     # 2. The task, from what serves now, and with what a fog has given for it.
-    parts = assembly.Parts(bench.release, bench.model, bench.basis)
     lesson = assembly.Lesson(new, learnt, _adapter(bench, job.parent), vocabulary, job.seed, begun.name)
-    task = assembly.task_of(parts, lesson, job.learn, _assist(parts, job), job.rehearse)
+    task = assembly.task_of(bench.parts, lesson, job.learn, _assist(bench.parts, job), job.rehearse)
     # 3. Train; pausing means that the agent has gone, and the next attempt goes on from here.
     hooks = Hooks(
         micro_batch=pace.micro_batch,
@@ -118,35 +119,35 @@ def measure(job: Measure, folder: Path, pace: Pace) -> Measured:
     """
     bench = _open(job)
     started_s = time.monotonic()
-    incumbent = _adapter(bench, job.incumbent)
+    released, incumbent = bench.parts.adapter, _adapter(bench, job.incumbent)
     # 1. The adapter in question, checked before anything else touches it.
     candidate: Adapter | None
     if job.source is not None:
-        candidate = load_adapter(Path(job.source), bench.model, bench.basis)
+        candidate = load_adapter(Path(job.source), bench.parts.model, bench.parts.basis)
     else:
         candidate = _adapter(bench, job.candidate or job.incumbent)
-    name = job.candidate or job.incumbent or bench.release.manifest.base.sha256
+    name = job.candidate or job.incumbent or bench.release.manifest.alone
     if candidate is not None and (job.source is not None or job.gamma != 1.0):
-        scaled = adapter_bytes(rescale(candidate, job.gamma))
+        scaled = adapter_bytes(rescale(candidate, job.gamma, released))
         name = bench.versions.add(scaled)
         candidate = adapter_of_bytes(scaled)
     vocabulary = _widest(bench.vocabulary, candidate)
 
     # 2. Who is compared, on what.
     def network(adapter: Adapter | None, called: str) -> evaluate.Network:
-        return evaluate.network(bench.model, bench.basis, adapter, vocabulary, called)
+        return evaluate.network(bench.parts.model, bench.parts.basis, adapter, vocabulary, called)
 
     manifest = bench.release.manifest
     teacher = assembly.teacher_of(bench.release)
     roles = evaluate.Roles(
         candidate=network(candidate, name),
-        incumbent=network(incumbent, job.incumbent or manifest.base.sha256),
-        release=network(None, manifest.base.sha256),
+        incumbent=network(incumbent, job.incumbent or manifest.alone),
+        release=network(released, manifest.alone),
         teacher=None
         if teacher is None or manifest.teacher is None
         else evaluate.Network(teacher, manifest.teacher.sha256),
     )
-    known = manifest.vocabulary.sizes
+    known = manifest.known
     golden = assembly.pack_of(bench.release, manifest.golden.name)
     own, seed = _samples(list(bench.vault.all("golden")), bench), _seed(manifest.golden.sha256)
     # 3. Statistics per condition; values per item stay in the device's cache.
@@ -167,11 +168,9 @@ def _open(job: Job) -> Bench:
     torch.set_num_threads(job.learn.threads)
     root = Path(job.device)
     release = open_release(Path(job.release))
-    parts, manifest = assembly.open_parts(release), release.manifest
+    parts = assembly.open_parts(release)
     vault = Vault(root / "vault", _device_id(root), FileKey(root / "device.key"), read_only=True)
-    return Bench(
-        release, parts.model, parts.basis, vault, Versions(root / "versions"), vault.names() or manifest.vocabulary
-    )
+    return Bench(parts, vault, Versions(root / "versions"), vault.names() or release.manifest.vocabulary)
 
 
 def _begun(job: Train, folder: Path, bench: Bench) -> Begun:
@@ -190,7 +189,9 @@ def _begun(job: Train, folder: Path, bench: Bench) -> Begun:
 
 
 def _adapter(bench: Bench, sha256: str | None) -> Adapter | None:
-    return None if sha256 is None else adapter_of_bytes(bench.versions.load(sha256), f"version {sha256[:12]}")
+    """What is attached to the base for a version (None: the release alone)."""
+    own = None if sha256 is None else adapter_of_bytes(bench.versions.load(sha256), f"version {sha256[:12]}")
+    return bench.parts.serving(own)
 
 
 def _samples(records: list[Record], bench: Bench) -> Samples:

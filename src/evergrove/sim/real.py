@@ -46,7 +46,7 @@ class Gallery:
         self.release = release
         self.images = pack.images
         self.codes = [tuple(int(n) for n in code) for code in pack.codes]
-        self.known = release.manifest.vocabulary.sizes
+        self.known = release.manifest.known
         first = pack.codes[:, 0]
         self._of_value = {int(v): np.flatnonzero(first == v).tolist() for v in np.unique(first) if v > self.known[0]}
         if not self._of_value:

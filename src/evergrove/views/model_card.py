@@ -86,16 +86,26 @@ def _head(manifest: Manifest, about: About) -> str:
 
 
 def _what(manifest: Manifest) -> str:
-    return (
+    said = (
         f"A generator of {manifest.image_px} × {manifest.image_px} pictures that goes on learning on devices, with "
         f"adapters W' = W + {manifest.scale:g}·B·A of rank {manifest.rank} (A is frozen and part of this release)."
     )
+    if manifest.adapter is None:
+        return said
+    return f"{said} What the fleet has learnt stands in `{_plain(manifest.adapter.name)}`, on top of the base."
 
 
 def _conditions(manifest: Manifest) -> str:
     rows = [(factor.name, ", ".join(factor.values)) for factor in manifest.vocabulary.factors]
     sampler = manifest.sampler
     said = f"Measured at {sampler.steps} {sampler.method} steps, guidance {sampler.guidance:g}."
+    fleet = [
+        f"{factor.name} {', '.join(factor.values[n:])}"
+        for factor, n in zip(manifest.vocabulary.factors, manifest.known, strict=True)
+        if factor.values[n:]
+    ]
+    if fleet:
+        said += f" The golden set does not judge what the fleet's devices learn together: {_plain('; '.join(fleet))}."
     return f"{_table(('factor', 'values'), rows)}\n\n{said}"
 
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from evergrove.adapters.release import open_release
 from evergrove.bench.measure import Machine, Ratio, machine
-from evergrove.bench.serving import open_parts
 from evergrove.bench.training import task as task_of
 from evergrove.core.config import Config
 from evergrove.learn.strategies import Memory, Task, strategy_named
 from evergrove.learn.trainer import Hooks, Progress, train
+from evergrove.runtime.assembly import open_parts
 
 WARM_UP = 2
 """First steps of a block, not counted: caches and the optimiser's state are made in them."""

@@ -188,14 +188,14 @@ def after_isolated(task: Task, data: bytes, carried: Carried) -> Carried:
 def network_of_all(carried: Carried, vocabulary: Vocabulary, task: int) -> nn.Module:
     """One network for everything that was learnt; rows of what was not stand at their tables' means."""
     start = carried.start or blank_adapter(carried.model, carried.basis, vocabulary)
-    return fuse(carried.model, carried.basis, extend_rows(start, vocabulary))
+    return fuse(carried.model, carried.basis, extend_rows(carried.model, start, vocabulary))
 
 
 def network_of_task(carried: Carried, vocabulary: Vocabulary, task: int) -> nn.Module:
     """The adapter of the task that is asked about; the release where there is none."""
     if not 0 <= task < len(carried.parts):
         return network_of_all(carried, vocabulary, task)
-    return fuse(carried.model, carried.basis, extend_rows(carried.parts[task], vocabulary))
+    return fuse(carried.model, carried.basis, extend_rows(carried.model, carried.parts[task], vocabulary))
 
 
 # Parts.

@@ -29,7 +29,7 @@ def step(config: Config, state: State, event: ev.Event, now_s: float) -> Result:
                 release=event.release,
                 seed=event.seed,
                 teacher=event.teacher,
-                known=event.vocabulary,
+                known=event.known or event.vocabulary,
                 sizes=event.vocabulary,
                 checked_at_s=now_s,
             ), []
