@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -23,8 +24,12 @@ from evergrove.core.jobs import Measure, Train
 from evergrove.learn import assist
 from evergrove.learn.adapter import Adapter, add, attach, rescale
 from evergrove.learn.adapter_file import adapter_bytes, adapter_of_bytes
+from evergrove.learn.base import BASE, BASIS, base_bytes, file_ref, write_manifest
+from evergrove.learn.basis import basis_bytes, orthonormal
+from evergrove.learn.dit import DiT
 from evergrove.learn.fisher import estimate_fisher
 from evergrove.learn.strategies import Samples
+from evergrove.rules import carry
 from evergrove.rules.learnt import decode, encode
 from evergrove.runtime import assembly, tasks
 from evergrove.runtime.keeper import Keeper
@@ -266,6 +271,74 @@ def test_adapters_of_device_and_release_add_up(learnt: Release) -> None:
     start = released(learnt)
     since = replace(start, b={name: b + 1.0 for name, b in start.b.items()}, rows=dict(start.rows))
     torch.testing.assert_close(add(start, since).b["blocks.0.qkv"], 2 * start.b["blocks.0.qkv"] + 1.0)
+
+
+# ---- a new release ---------------------------------------------------------------------------------------------------
+
+
+def test_what_was_learnt_is_the_same_on_a_release_that_only_knows_more_names(learnt: Release, tmp_path: Path) -> None:
+    """The fleet gains two names, so the device's own value has another number: every picture is the one of before."""
+    start = released(learnt)
+    wider = start.vocabulary.extend({"emotion": "mine"})
+    rng = torch.Generator().manual_seed(3)
+    moved = {name: b + 0.02 * torch.randn(b.shape, generator=rng) for name, b in start.b.items()}
+    rows = {**start.rows, "0:6": torch.randn(start.rows["0:5"].shape, generator=rng)}
+    own = adapter_bytes(replace(start, vocabulary=wider, b=moved, rows=rows))
+    new = grow(learnt, tmp_path / "new", [{"emotion": "shy"}, {"hair": "mohawk"}])
+    assert new.manifest.adapter is not None
+    assert learnt.manifest.adapter is not None
+    there, here = decode(new.read(new.manifest.adapter)), decode(learnt.read(learnt.manifest.adapter))
+    whole = carry.on_release(decode(own), here, there, new.manifest.vocabulary, 1.0)
+    assert whole.vocabulary.encode({"emotion": "mine"})[0] == 7
+    before, after = studio(learnt, tmp_path / "a", own), studio(new, tmp_path / "b", encode(whole))
+    for condition in (PLAIN, {**PLAIN, **LOVE}, {**PLAIN, "emotion": "mine"}):
+        assert (draw(before, condition) == draw(after, condition)).all()
+    nothing = encode(carry.on_release(decode(own), here, there, new.manifest.vocabulary, 0.0))
+    assert (draw(studio(new, tmp_path / "c", nothing)) == draw(studio(new, tmp_path / "d"))).all()
+
+
+def test_a_personal_adapter_goes_across_a_generation(learnt: Release, tmp_path: Path) -> None:
+    """The released adapter merged into the base, a new A that spans the old one: what was learnt is still there."""
+    parts, manifest = assembly.open_parts(learnt), learnt.manifest
+    start = released(learnt)
+    moved = {name: b + 0.05 * torch.sign(b) for name, b in start.b.items()}
+    own = adapter_bytes(replace(start, b=moved))
+    folder = tmp_path / "next"
+    folder.mkdir()
+    for ref in (manifest.golden, manifest.rehearsal):
+        (folder / ref.name).write_bytes(learnt.read(ref))
+    (folder / BASE).write_bytes(base_bytes(cast(DiT, parts.network())))
+    base = file_ref(folder, BASE)
+    turned = {
+        name: orthonormal(torch.cat((rows.flip(0), torch.randn(4, rows.shape[1]))))
+        for name, rows in parts.basis.a.items()
+    }
+    (folder / BASIS).write_bytes(basis_bytes(turned, base.sha256))
+    after = msgspec.structs.replace(
+        manifest, generation=2, version=9, rank=12, base=base, basis=file_ref(folder, BASIS), adapter=None, teacher=None
+    )
+    write_manifest(folder, after)
+    new = open_release(folder)
+    grounds = [
+        carry.ground_of(one.manifest, one.read(one.manifest.base), one.read(one.manifest.basis))
+        for one in (learnt, new)
+    ]
+    assert manifest.adapter is not None
+    got = carry.across(decode(own), decode(learnt.read(manifest.adapter)), grounds[0], None, grounds[1], 1.0)
+    assert got.error < 1e-3
+    assert got.left == ((0, "love"),)
+    before, then = (
+        draw(studio(learnt, tmp_path / "a", own)).astype(int),
+        draw(studio(new, tmp_path / "b", encode(got.adapter))).astype(int),
+    )
+    lost = np.abs(draw(studio(new, tmp_path / "c")).astype(int) - before).mean()
+    assert np.abs(then - before).mean() < 0.05 * lost
+
+
+def ground_of(release: Release) -> carry.Ground:
+    """What adapters of a release stand on."""
+    manifest = release.manifest
+    return carry.ground_of(manifest, release.read(manifest.base), release.read(manifest.basis))
 
 
 # ---- a device --------------------------------------------------------------------------------------------------------

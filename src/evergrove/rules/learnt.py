@@ -6,7 +6,7 @@ step by step (size, header, format, names, dtypes, offsets, finite), as an updat
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import InvalidArtefact
 from evergrove.core.release import Manifest
-from evergrove.rules.params import HEADER_BYTES_MAX, Layout, layout_of
+from evergrove.rules.params import DTYPES, HEADER_BYTES_MAX, Layout, layout_of
 
 FORMAT = "evergrove-adapter-1"
 N_BYTES_MAX = 64 << 20
@@ -121,6 +121,25 @@ def check_released(learnt: Learnt, manifest: Manifest, base: bytes, basis: bytes
         if not fits:
             raise InvalidArtefact(f"'{name}' of the released adapter has shape {found}, the release's is {shape}")
     return layout
+
+
+def tensors_of(data: bytes, where: str, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Array]:
+    """The ``wanted`` tensors of a safetensors file of the release, fp32. Raises ``InvalidArtefact``."""
+    n_header = int.from_bytes(data[:8], "little")
+    tensors = {}
+    try:
+        if not 2 <= n_header <= min(HEADER_BYTES_MAX, len(data) - 8):
+            raise ValueError("cut short")
+        header = msgspec.json.decode(data[8 : 8 + n_header], type=dict[str, msgspec.Raw])
+        for name in sorted(header):
+            if name == "__metadata__" or not wanted(name):
+                continue
+            entry = msgspec.json.decode(header[name], type=_Entry)
+            numbers = np.frombuffer(memoryview(data)[8 + n_header :][slice(*entry.data_offsets)], DTYPES[entry.dtype])
+            tensors[name] = numbers.astype(np.float32).reshape(entry.shape)
+    except (ValueError, KeyError) as fault:  # msgspec's errors are ValueErrors
+        raise InvalidArtefact(f"{where} of the release is not understood ({fault}); get the release again") from fault
+    return tensors
 
 
 def _tensor(body: memoryview, name: str, entry: _Entry, rank: int, where: str) -> Array:
