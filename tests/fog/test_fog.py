@@ -206,6 +206,24 @@ def test_a_plan_that_makes_no_sense_is_the_callers_mistake(changes: dict[str, ob
     plan().check()
 
 
+def test_a_spent_budget_ends_the_generation() -> None:
+    """The open cohort goes, and no update is taken: at once, once, and for that generation only."""
+    made = opened("a", "b")
+    made.submit("a", head("a", body(1)), body(1))
+    made.feed(fog.BudgetEnded(0, "of another generation"))
+    assert not made.state.spent
+    made.feed(fog.BudgetEnded(1, "ε = 1"))
+    made.work()
+    assert (made.state.spent, made.state.number, made.state.n_updates, made.bodies) == (True, 1, 0, {})
+    assert [type(event).__name__ for event in made.log[-2:]] == ["BudgetEnded", "CohortDropped"]
+    assert reason(made.submit("b", head("b", body(2)), body(2))) == "budget spent"
+    assert isinstance(made.submit("a", head("a", body(1)), body(1)), fog.UpdateRepeated), "it is not told another story"
+    made.feed(fog.BudgetEnded(1, "ε = 1"))
+    assert made.state.number == 1
+    made.feed(fog.GenerationPlanned(plan(generation=2)))
+    assert not made.state.spent
+
+
 def test_sums_are_asked_for_in_the_order_of_the_noise_stream() -> None:
     """Two closed cohorts: the second waits for the first; after a crash the first is asked for again; 16 are enough."""
     names = [f"d{i}" for i in range(CLOSED_MAX + 1)]

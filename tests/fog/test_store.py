@@ -19,9 +19,8 @@ from evergrove.adapters import fog_database
 from evergrove.adapters.fog_database import REVISION, Database, sqlite_url, tables
 from evergrove.adapters.fog_store import FogStore
 from evergrove.core import fog
-from evergrove.core.errors import BudgetSpent, CorruptState, InvalidInput, Unreachable, UpdateRefused, UsageError
+from evergrove.core.errors import CorruptState, Unreachable, UpdateRefused, UsageError
 from evergrove.core.fog import Cohort, Receipt
-from evergrove.core.ports import Noised
 from evergrove.core.transport import Update
 from evergrove.rules import aggregate, params, tokens
 from evergrove.runtime.fog_service import Answer, FogService, faulty
@@ -34,9 +33,9 @@ def opener(tmp_path: Path, url: str | None) -> Iterator[Open]:
     """Opens worker after worker over one store."""
     stores = []
 
-    def one(noise: object = None) -> FogService:
+    def one() -> FogService:
         stores.append(FogStore(tmp_path / "fog", url))
-        return FogService("north", stores[-1], lambda: 100.0, noise)  # type: ignore[arg-type]
+        return FogService("north", stores[-1], lambda: 100.0)
 
     yield one
     for store in stores:
@@ -97,7 +96,8 @@ def test_a_cohort_lives_through_a_restart_between_any_two_steps(opener: Open, tm
         "DeviceEnrolled DeviceEnrolled DeviceEnrolled GenerationPlanned UpdateCounted UpdateCounted UpdateCounted "
         "CohortClosed UpdateRepeated FogStarted CohortSummed CohortHandedOver"
     )
-    assert '"epsilon":null' in opener().store.ledger()[0]
+    (entry,) = opener().store.history()
+    assert (entry.noise, entry.epsilon, entry.sum) == ("none", None, ready.digest)
     assert opener().store.layout(1)[0] == LAYOUT
 
 
@@ -230,45 +230,6 @@ def test_an_update_that_rots_on_the_disk_is_not_summed(opener: Open, tmp_path: P
     (withheld,) = [event for _, _, event in worker.store.events() if isinstance(event, fog.CohortWithheld)]
     assert "altered on the disk" in withheld.reason
     assert files(tmp_path, "bodies") == []
-
-
-class CountingNoise:
-    """Adds one thousand, counts its calls in its state, and allows two cohorts."""
-
-    epsilon = 1.0
-    protection = "the tests'"
-
-    def __init__(self) -> None:
-        self.fail = False
-
-    def add(self, state: bytes | None, cohort: Cohort, total: NDArray[np.float64]) -> Noised:
-        """The state is the number of cohorts so far."""
-        n = int(state or b"0")
-        if n == 2:
-            raise BudgetSpent("two cohorts are all that ε = 1 allows")
-        if self.fail:
-            raise InvalidInput("the disk is full")
-        return Noised(total + 1000.0, str(n + 1).encode(), f'{{"cohort":{cohort.number}}}', 0.5 * (n + 1))
-
-
-def test_noise_state_ledger_and_sum_commit_together(opener: Open) -> None:
-    """A failing commit leaves neither; a third cohort is past the budget, and withheld, for good."""
-    noise = CountingNoise()
-    worker = planned(opener(noise), *"abc", cohort=1, cohort_min=1)  # type: ignore[call-arg]
-    for device in "abc":
-        submit(worker, device, body(1))
-    make = worker.store.seal
-    with pytest.raises(RuntimeError, match="power"):
-        make(Cohort(1, 0), lambda state: (_ for _ in ()).throw(RuntimeError("power")), 1.0)  # type: ignore[arg-type, return-value]
-    assert worker.store.ledger() == []
-    worker.work()
-    assert [(ready.cohort.number, ready.epsilon) for ready in worker.ready()] == [(0, 0.5), (1, 1.0)]
-    assert worker.store.ledger() == ['{"cohort":0}', '{"cohort":1}']
-    assert np.allclose(total_of(worker, Cohort(1, 0)), vector(1) + 1000.0)
-    (withheld,) = [event for _, _, event in worker.store.events() if isinstance(event, fog.CohortWithheld)]
-    assert withheld.cohort == Cohort(1, 2)
-    assert "ε = 1" in withheld.reason
-    assert make(Cohort(1, 0), lambda state: pytest.fail("never twice"), 1.0) == ([], [])  # type: ignore[arg-type, return-value]
 
 
 def test_several_workers_give_the_sums_of_one(opener: Open, tmp_path: Path) -> None:

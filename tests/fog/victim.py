@@ -1,7 +1,8 @@
 """A fog worker that is killed by SIGKILL at a chosen write: before any step on disk, before and after any commit.
 
 Reads lines of JSON, [folder, url or null, step or 0]; for each it forks a child that lives one life there: two devices
-send their updates, the cohort is summed and handed over. ``+token cohort`` acknowledges. Answers with the exit status.
+send their updates, the cohort is summed with noise of ε = 1, and ``sum NAME`` says what goes up. ``+token cohort``
+acknowledges. Answers with the exit status.
 """
 
 import json
@@ -18,10 +19,18 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from evergrove.adapters.files import Files
+from evergrove.adapters.fog_books import Kept
 from evergrove.adapters.fog_store import FogStore
 from evergrove.core import fog
 from evergrove.core.errors import UpdateRefused
+from evergrove.runtime.fog_noise import FogNoise, budget_of
 from evergrove.runtime.fog_service import FogService
+
+KEY, ROUNDS = bytes(32), 8
+
+
+def noise() -> FogNoise:
+    return FogNoise("north", budget_of(1.0, 1e-6, None), KEY)
 
 
 def say(*words: object) -> None:
@@ -50,10 +59,10 @@ def live(folder: Path, url: str | None, step: int) -> None:
         countdown()  # a connection comes back to the pool right after its commit
 
     store = FogStore(folder, url, Files(at=countdown))
-    worker = FogService("north", store, lambda: 100.0)
+    worker = FogService("north", store, lambda: 100.0, noise())
     worker.start()
     if store.state().plan is None:
-        worker.open(plan(cohort=2), LAYOUT)
+        worker.open(plan(cohort=2, rounds=ROUNDS), LAYOUT)
     for i, device in enumerate("ab"):
         worker.feed(fog.DeviceEnrolled(device))
         update = head(device, body(i))
@@ -67,12 +76,17 @@ def live(folder: Path, url: str | None, step: int) -> None:
             raise answer
         say("+", answer.token, answer.cohort.number)
         worker.work()
+        for one in worker.sums():
+            say("sum", one.id)
     worker.tick()
     worker.work()
+    for one in worker.sums():
+        say("sum", one.id)
     say("steps", step - countdown.left)
 
 
 if __name__ == "__main__":
+    noise().open(Kept(None, b""), plan(cohort=2, rounds=ROUNDS), LAYOUT.n_numbers, 0)  # imports and fills caches once
     for line in sys.stdin:
         place, url, step = json.loads(line)
         child = os.fork()

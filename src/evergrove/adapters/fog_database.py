@@ -16,13 +16,16 @@ from evergrove.core.errors import CorruptState, EvergroveError, MissingDependenc
 
 BUSY_S = 30.0
 """How long a writer waits for another one."""
-REVISION = "0001"
+REVISION = "0002"
 """Today's form: the newest of ``fog_migrations/versions``."""
 MIGRATION_LOCK = 0x65766772
 """PostgreSQL's advisory lock while the tables are brought to today's form."""
 
 tables = sa.MetaData()
-HEAD = sa.Table("head", tables, sa.Column("id", sa.Integer, primary_key=True), sa.Column("state", sa.Text))
+HEAD = sa.Table(
+    "head", tables, sa.Column("id", sa.Integer, primary_key=True), sa.Column("state", sa.Text),
+    sa.Column("ledger", sa.Text),
+)  # fmt: skip
 DEVICES = sa.Table(
     "devices", tables, sa.Column("device", sa.String, primary_key=True), sa.Column("member", sa.Text)
 )  # fmt: skip
@@ -37,7 +40,8 @@ BODIES = sa.Table(
 SUMS = sa.Table(
     "sums", tables, sa.Column("generation", sa.Integer, primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True), sa.Column("digest", sa.String), sa.Column("n_bytes", sa.Integer),
-    sa.Column("epsilon", sa.Double), sa.Column("at_s", sa.Double),
+    sa.Column("epsilon", sa.Double), sa.Column("at_s", sa.Double), sa.Column("name", sa.String),
+    sa.Column("head", sa.Text),
 )  # fmt: skip
 GENERATIONS = sa.Table(
     "generations", tables, sa.Column("generation", sa.Integer, primary_key=True), sa.Column("layout", sa.Text),
@@ -45,7 +49,11 @@ GENERATIONS = sa.Table(
 )  # fmt: skip
 LEDGER = sa.Table(
     "ledger", tables, sa.Column("seq", sa.Integer, primary_key=True), sa.Column("generation", sa.Integer),
-    sa.Column("number", sa.Integer), sa.Column("entry", sa.Text),
+    sa.Column("number", sa.Integer), sa.Column("entry", sa.Text), sa.Column("chain", sa.String),
+)  # fmt: skip
+REPORTS = sa.Table(
+    "reports", tables, sa.Column("position", sa.Integer, primary_key=True), sa.Column("device", sa.String),
+    sa.Column("rollout", sa.String), sa.Column("mark", sa.String), sa.Column("shadow", sa.Boolean),
 )  # fmt: skip
 EVENTS = sa.Table(
     "events", tables, sa.Column("seq", sa.Integer, primary_key=True), sa.Column("at_s", sa.Double),

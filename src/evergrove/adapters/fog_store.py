@@ -5,7 +5,6 @@ and commits state, facts and the rows of bodies together. What survives a kill a
 files are durable before the row that names them. Any number of workers may share one store.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +12,26 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
+from evergrove.adapters import fog_books
 from evergrove.adapters import fog_database as db
-from evergrove.adapters.files import Files, read_bounded
+from evergrove.adapters.files import Files
 from evergrove.adapters.fog_bodies import ORPHAN_S, Bodies
+from evergrove.adapters.fog_books import Kept
+from evergrove.adapters.fog_reports import Reports
+from evergrove.adapters.fog_sums import Ready, Sums
 from evergrove.core import fog
 from evergrove.core.errors import CorruptState
 from evergrove.core.fog import Cohort, FogEvent
-from evergrove.core.release import sha256_hex
+from evergrove.core.sums import NoisedSum
 from evergrove.rules.params import Layout
+from evergrove.rules.privacy import history
+from evergrove.rules.privacy.history import Entry
+from evergrove.rules.privacy.ledger import Ledger
 from evergrove.tiers.fog import Counted, Member, State, settle, touches
 
 EVENTS_KEPT = 100_000
 """Facts kept for people to read."""
 COMPACT_EVERY = 500
-SUM_BYTES_MAX = 1 << 30
 # Made once: to build them anew took longer than to run them.
 _HEAD = sa.select(db.HEAD.c.state)
 _SOME_DEVICES = sa.select(db.DEVICES.c.device, db.DEVICES.c.member).where(
@@ -51,22 +56,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Sealed:
-    """A cohort's sum as it will be handed over, and what commits with it: noise state and entry of the ε ledger."""
+    """A cohort's sum as it will be handed over, and what commits with it.
 
-    data: bytes
+    ``data`` None: the cohort is withheld for ``reason``, and ``head`` is not there either. ``entry`` is the ε ledger's
+    line, without the sum's digest. ``then``: what is known from now on.
+    """
+
+    data: bytes | None
+    head: NoisedSum | None
     epsilon: float | None
-    noise: bytes | None
-    entry: str
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A sum that waits for the cloud."""
-
-    cohort: Cohort
-    digest: str
-    n_bytes: int
-    epsilon: float | None
+    kept: Kept
+    entry: Entry
+    reason: str = ""
+    then: tuple[FogEvent, ...] = ()
 
 
 class FogStore:
@@ -77,9 +79,9 @@ class FogStore:
         self._files = files or Files()
         self._files.make_folder(folder)
         self.bodies = Bodies(folder / "bodies", self._files)
-        self._sums = folder / "sums"
-        self._files.make_folder(self._sums)
+        self._sums = Sums(folder / "sums", self._files)
         self._database = db.Database(url or db.sqlite_url(folder / "fog.db"))
+        self.reports = Reports(self._database)
         self._n_fed = 0
 
     def close(self) -> None:
@@ -118,9 +120,13 @@ class FogStore:
             return _decoded(link.execute(_HEAD).scalar_one())
 
     def open_generation(
-        self, plan: fog.Plan, layout: Layout, now_s: float
+        self, plan: fog.Plan, layout: Layout, opening: Callable[[Kept, int], bytes], now_s: float
     ) -> tuple[list[FogEvent], list[fog.FogOrder]]:
-        """Feeds ``GenerationPlanned``, and keeps the layout that its updates have and the clip, both for good."""
+        """Feeds ``GenerationPlanned``, and keeps the layout that its updates have and the clip, both for good.
+
+        ``opening`` gets what is kept and how many cohorts have closed, and gives the ε ledger with the generation in
+        it. What it raises undoes everything.
+        """
         plan.check()
         with self._database.writing() as (link, head):
             known = sa.select(db.GENERATIONS.c.generation).where(db.GENERATIONS.c.generation == plan.generation)
@@ -129,6 +135,10 @@ class FogStore:
                 row = {"generation": plan.generation, "layout": text, "clip": plan.clip, "noise": None}
                 link.execute(db.GENERATIONS.insert().values(**row))
             facts, orders = self._decide(link, head, [fog.GenerationPlanned(plan)], now_s, {})
+            if not any(isinstance(fact, fog.PlanRefused) for fact in facts[0]):
+                n_closed = _decoded(link.execute(_HEAD).scalar_one()).number
+                ledger = opening(fog_books.kept(link, plan.generation), n_closed)
+                fog_books.write_ledger(link, ledger)
         return facts[0], orders
 
     def layout(self, generation: int) -> tuple[Layout, float]:
@@ -151,38 +161,32 @@ class FogStore:
             ).all()
         return sorted((Part(*row) for row in rows), key=lambda part: part.token)  # whatever the collation
 
+    def kept(self, generation: int) -> Kept:
+        """The noise of a generation, and the ε ledger."""
+        with self._database.reading() as link:
+            return fog_books.kept(link, generation)
+
     def seal(
-        self, cohort: Cohort, make: Callable[[bytes | None], Sealed], now_s: float
+        self, cohort: Cohort, make: Callable[[Kept], Sealed], now_s: float
     ) -> tuple[list[FogEvent], list[fog.FogOrder]]:
         """Commits a cohort's sum, the noise's state and the ledger's entry together, once.
 
-        ``make`` gets the noise's state before (None: none yet) and is called under the lock. Where another worker was
-        faster, or it is not this cohort's turn, nothing happens. What ``make`` raises undoes everything.
+        ``make`` gets what is kept and is called under the lock. Where another worker was faster, or it is not this
+        cohort's turn, nothing happens. What ``make`` raises undoes everything.
         """
         with self._database.writing() as (link, head):
             if _decoded(head).closed[:1] != (cohort,):
                 return [], []
-            generation = db.GENERATIONS.c.generation == cohort.generation
-            sealed = make(link.execute(sa.select(db.GENERATIONS.c.noise).where(generation)).scalar_one())
-            digest, n_bytes = sha256_hex(sealed.data), len(sealed.data)
-            self._files.write(self._sums / digest, sealed.data)
-            link.execute(
-                db.SUMS.insert().values(
-                    generation=cohort.generation,
-                    number=cohort.number,
-                    digest=digest,
-                    n_bytes=n_bytes,
-                    epsilon=sealed.epsilon,
-                    at_s=now_s,
-                )
-            )
-            link.execute(db.GENERATIONS.update().where(generation).values(noise=sealed.noise))
-            link.execute(
-                db.LEDGER.insert().values(generation=cohort.generation, number=cohort.number, entry=sealed.entry)
-            )
-            summed = fog.CohortSummed(cohort, digest, n_bytes, sealed.epsilon)
-            facts, orders = self._decide(link, head, [summed], now_s, {})
-        return facts[0], orders
+            sealed = make(fog_books.kept(link, cohort.generation))
+            digest = ""
+            done: FogEvent = fog.CohortWithheld(cohort, sealed.reason)
+            if sealed.data is not None:
+                assert sealed.head is not None, "what goes up is named"
+                digest = self._sums.put(link, cohort, sealed.data, sealed.head, sealed.epsilon, now_s)
+                done = fog.CohortSummed(cohort, digest, len(sealed.data), sealed.epsilon)
+            fog_books.keep(link, cohort, sealed.kept, msgspec.structs.replace(sealed.entry, sum=digest))
+            facts, orders = self._decide(link, head, [done, *sealed.then], now_s, {})
+        return [fact for kept in facts for fact in kept], orders
 
     def delete_bodies(self, cohort: Cohort) -> int:
         """Deletes a cohort's single updates: the files, then their rows; how many."""
@@ -196,31 +200,28 @@ class FogStore:
 
     def ready(self) -> list[Ready]:
         """The sums that wait for the cloud, in order."""
-        waiting = self.state().ready
-        s = db.SUMS.c
         with self._database.reading() as link:
-            rows = link.execute(sa.select(s.generation, s.number, s.digest, s.n_bytes, s.epsilon)).all()
-        known = {Cohort(row[0], row[1]): Ready(Cohort(row[0], row[1]), *row[2:]) for row in rows}
-        return [known[cohort] for cohort in waiting]
+            return self._sums.ready(link, _decoded(link.execute(_HEAD).scalar_one()).ready)
+
+    def find_sum(self, name: str) -> Cohort | None:
+        """The cohort whose sum goes up under this name (``core/sums``), handed over or not; None: there is none."""
+        with self._database.reading() as link:
+            return self._sums.find(link, name)
 
     def read_sum(self, cohort: Cohort) -> bytes:
         """The bytes of a sum, always the same. Raises ``CorruptState`` where they are damaged or not kept any more."""
         with self._database.reading() as link:
-            digest = link.execute(sa.select(db.SUMS.c.digest).where(*_in(db.SUMS, cohort))).scalar_one_or_none()
-        data = b""
-        if digest is not None:
-            with contextlib.suppress(FileNotFoundError):
-                data = read_bounded(self._sums / digest, SUM_BYTES_MAX)
-        if sha256_hex(data) != digest:
-            raise CorruptState(
-                f"the sum of cohort {cohort.generation}.{cohort.number} is damaged, or not kept any more"
-            )
-        return data
+            return self._sums.read(link, cohort)
 
-    def ledger(self) -> list[str]:
-        """The ε ledger's entries, oldest first."""
+    def ledger(self) -> Ledger:
+        """The ε ledger over all generations."""
         with self._database.reading() as link:
-            return list(link.execute(sa.select(db.LEDGER.c.entry).order_by(db.LEDGER.c.seq)).scalars())
+            return fog_books.ledger(link)
+
+    def history(self) -> tuple[Entry, ...]:
+        """The ε ledger's lines, oldest first. Raises ``CorruptState`` where one was altered, or they do not add up."""
+        with self._database.reading() as link:
+            return history.check(fog_books.lines(link), fog_books.ledger(link))
 
     def events(self, after_seq: int = 0, n_max: int = 1000) -> list[tuple[int, float, FogEvent]]:
         """Facts after a number, oldest first: (number, seconds since 1970, fact)."""
@@ -237,14 +238,15 @@ class FogStore:
         with self._database.reading() as link:
             # The rows before the state: where the database gives no snapshot, what came in between is spared.
             rows = link.execute(sa.select(b.generation, b.number, b.file)).all()
-            sums = link.execute(sa.select(s.generation, s.number, s.digest)).all()
             state = _decoded(link.execute(_HEAD).scalar_one())
-        kept = {digest for generation, number, digest in sums if Cohort(generation, number) in state.ready}
         live = {*state.closed, *([state.open] if state.plan is not None else [])}
         for cohort in {Cohort(generation, number) for generation, number, _ in rows} - live:
             self.delete_bodies(cohort)
         self.bodies.sweep({file for _, _, file in rows}, orphan_s)
-        Bodies(self._sums, self._files).sweep(kept, orphan_s)
+        with self._database.writing() as (link, head):
+            ready = set(_decoded(head).ready)
+            known = link.execute(sa.select(s.generation, s.number)).all()
+            self._sums.sweep(link, {Cohort(*row) for row in known} - ready)
 
     def _compact(self) -> None:
         with self._database.writing() as (link, _):

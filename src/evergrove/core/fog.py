@@ -14,7 +14,7 @@ from evergrove.core.transport import Update
 Reason = Literal[
     "unknown device", "revoked", "closed", "malformed", "wrong format", "wrong names", "wrong dtype", "wrong shape",
     "not finite", "too large", "wrong size", "wrong digest", "wrong base", "wrong generation", "token of another",
-    "token reused", "enormous norm", "too often", "too soon", "busy",
+    "token reused", "enormous norm", "too often", "too soon", "budget spent", "busy",
 ]  # fmt: skip
 """Why an update is refused: the word that the device is told and the log keeps."""
 RETRY: frozenset[str] = frozenset({"busy", "closed", "too soon"})
@@ -178,8 +178,15 @@ class CohortWithheld(FogFact, frozen=True, tag="cohort_withheld"):
     reason: str
 
 
+class BudgetEnded(FogFact, frozen=True, tag="budget_ended"):
+    """Another cohort would pass the ε budget: nothing more is gathered in this generation."""
+
+    generation: int
+    reason: str
+
+
 class CohortDropped(FogFact, frozen=True, tag="cohort_dropped"):
-    """The generation ended before the cohort was complete: its updates fit nothing any more."""
+    """The generation, or its budget, ended before the cohort was complete: its updates fit nothing any more."""
 
     cohort: Cohort
     n_updates: int
@@ -198,7 +205,7 @@ class TimePassed(FogFact, frozen=True, tag="time_passed"):
 FogEvent = (
     FogStarted | GenerationPlanned | PlanRefused | DeviceEnrolled | DeviceRevoked | UpdateOffered | UpdateMeasured
     | UpdateCounted | UpdateRepeated | UpdateRefused | CohortClosed | CohortSummed | CohortWithheld | CohortDropped
-    | CohortHandedOver | TimePassed
+    | CohortHandedOver | BudgetEnded | TimePassed
 )  # fmt: skip
 
 
@@ -255,7 +262,8 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a device is told before it takes part: who gathers, how, which cohort is open, and what protects it.
 
     ``epsilon`` is the budget of the generation; None: no noise is added, and ε is infinite. ``protection`` says it in
-    words. ``fog`` is the name of the device's home fog for the generation.
+    words. ``fog`` is the name of the device's home fog for the generation. ``budget_spent``: no update is taken in it
+    any more.
     """
 
     fog: str
@@ -263,6 +271,7 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cohort: int
     epsilon: float | None
     protection: str
+    budget_spent: bool = False
     version: int = 1
 
 

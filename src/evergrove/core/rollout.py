@@ -91,3 +91,16 @@ def offer(directive: Directive, device: str, version: int) -> Offer | None:
     if directive.before_version > version:  # before it measures a new one, a device is brought up to date
         return Offer(directive.before, directive.before_version, True)
     return Offer(directive.release, directive.version, False) if in_turn else None
+
+
+class DeviceReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One device's word on a rollout on its way from a fog to the cloud; ``shadow``: it only measured.
+
+    ``position`` grows with every word at a fog, and says which ones the cloud has.
+    """
+
+    position: int
+    device: str
+    rollout: str
+    mark: Mark
+    shadow: bool = False

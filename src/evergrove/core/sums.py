@@ -89,6 +89,13 @@ def noised_sum(
     return one
 
 
+def filled(head: NoisedSum, vector: NDArray[np.float32]) -> NoisedSum:
+    """A sum whose vector was kept apart, whole again. Raises as ``check`` does."""
+    one = msgspec.structs.replace(head, vector=np.ascontiguousarray(vector, dtype="<f4").tobytes())
+    check(one)
+    return one
+
+
 def check(one: NoisedSum) -> None:
     """Raises ``InvalidInput`` unless the sum is whole: sizes, finite numbers, counts that make sense, its own id."""
     name = one.id[:12]

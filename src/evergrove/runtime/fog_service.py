@@ -8,7 +8,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import msgspec
 import numpy as np
@@ -16,56 +16,60 @@ from numpy.typing import NDArray
 
 from evergrove import __version__
 from evergrove.adapters.fog_bodies import Upload
-from evergrove.adapters.fog_store import FogStore, Ready, Sealed
-from evergrove.core import fog
-from evergrove.core.errors import BudgetSpent, CorruptState, InvalidInput, UpdateRefused, UsageError
+from evergrove.adapters.fog_books import Kept
+from evergrove.adapters.fog_store import FogStore, Sealed
+from evergrove.adapters.fog_sums import Ready
+from evergrove.core import fog, sums
+from evergrove.core.errors import (
+    BudgetSpent,
+    CorruptState,
+    EvergroveError,
+    InvalidInput,
+    UpdateRefused,
+    UsageError,
+)
 from evergrove.core.fog import Cohort, FogEvent, Receipt
-from evergrove.core.ports import Noise, Noised
 from evergrove.core.release import sha256_hex
 from evergrove.core.sections import Gathering
+from evergrove.core.sums import NoisedSum
 from evergrove.core.transport import Update
 from evergrove.rules import aggregate, params
+from evergrove.runtime.fog_noise import NO_NOISE, FogNoise, empty
 from evergrove.tiers.fog import Member, State, settle
 
 log = logging.getLogger("evergrove.fog")
-NO_NOISE = (
-    "NO NOISE: ε = ∞. This fog adds no noise to its sums: they are not differentially private, and who reads a sum or "
-    "a release may learn about single devices. The fog's operator sees single updates in any case."
-)
 Answer = Receipt | UpdateRefused
-
-
-class NoNoise:
-    """Sums as they are. Says so wherever ε is shown."""
-
-    epsilon: float | None = None
-    protection = NO_NOISE
-
-    def add(self, state: bytes | None, cohort: Cohort, total: NDArray[np.float64]) -> Noised:
-        """The sum itself, and an entry that says that it has no bound."""
-        entry = {"generation": cohort.generation, "cohort": cohort.number, "noise": "none", "epsilon": None}
-        return Noised(total, state, msgspec.json.encode(entry).decode(), None)
+BUDGET_SPENT = " The budget of this generation is spent: no update is taken in it any more."
+DOOR_BYTES_MAX = 32 << 20
+"""Sums given to the cloud at once, in bytes; one, however large, is always given."""
 
 
 class FogService:
     """One worker. ``decide``, ``tick`` and ``work`` may be called from several threads; they wait for one another."""
 
-    def __init__(self, name: str, store: FogStore, now_s: Callable[[], float], noise: Noise | None = None) -> None:
+    def __init__(self, name: str, store: FogStore, now_s: Callable[[], float], noise: FogNoise | None = None) -> None:
         """``name`` is what devices know this fog by; ``noise`` None: ε = ∞."""
         self.name, self.store, self._now_s = name, store, now_s
-        self.noise: Noise = noise or NoNoise()
+        self.noise = noise or FogNoise(name)
+        self._fault = ""
         self._orders: deque[fog.FogOrder] = deque()
         self._working = threading.Lock()
         self._plan: fog.Plan | None = None
         self._layout = lru_cache(maxsize=4)(store.layout)
 
     def start(self) -> None:
-        """Sweeps what kills left, and asks again for what was under way."""
+        """Sweeps what kills left, and asks again for what was under way.
+
+        Raises ``UsageError`` where a generation is open that began with other noise, ``CorruptState`` where its noise
+        cannot be read.
+        """
         if self.noise.epsilon is None:
             log.warning(NO_NOISE)
+        self._plan = self.store.state().plan
+        if self._plan is not None:
+            self.noise.check(self.store.kept(self._plan.generation), self._plan.generation)
         self.store.tidy()
         self.feed(fog.FogStarted(__version__))
-        self._plan = self.store.state().plan
 
     # ---- devices and plans -------------------------------------------------------------------------------------------
 
@@ -76,10 +80,18 @@ class FogService:
         return facts[0]
 
     def open(self, plan: fog.Plan, layout: params.Layout) -> None:
-        """Gathers by this plan from now on. Raises ``UsageError`` where it is refused, or the layout is not its own."""
+        """Gathers by this plan from now on.
+
+        Raises ``UsageError`` where it is refused, or the layout is not its own, ``BudgetSpent`` where the ε budget
+        allows no more cohort of it.
+        """
         if layout.digest != plan.layout:
             raise UsageError("the layout is not the one that the plan names; make both from one release")
-        facts, orders = self.store.open_generation(plan, layout, self._now_s())
+
+        def opening(kept: Kept, n_closed: int) -> bytes:
+            return self.noise.open(kept, plan, layout.n_numbers, n_closed)
+
+        facts, orders = self.store.open_generation(plan, layout, opening, self._now_s())
         self._orders.extend(orders)
         for fact in facts:
             if isinstance(fact, fog.PlanRefused):
@@ -91,7 +103,8 @@ class FogService:
         state = self.store.state()
         if state.plan is None:
             return None
-        return fog.Terms(self.name, state.plan, state.number, self.noise.epsilon, self.noise.protection)
+        words = self.noise.protection + (BUDGET_SPENT if state.spent else "")
+        return fog.Terms(self.name, state.plan, state.number, self.noise.epsilon, words, state.spent)
 
     # ---- updates -----------------------------------------------------------------------------------------------------
 
@@ -145,6 +158,16 @@ class FogService:
         if state.closed:
             self._orders.append(fog.SumCohort(state.closed[0]))
 
+    def _try(self, cohort: Cohort) -> None:
+        """Sums; a fault of disk, database or noise key is said once, and ``tick`` tries again for ever."""
+        try:
+            self._sum(cohort)
+            self._fault = ""
+        except EvergroveError as fault:
+            if str(fault) != self._fault:
+                log.error("cohort %d.%d cannot be summed now: %s", cohort.generation, cohort.number, fault)
+            self._fault = str(fault)
+
     @property
     def busy(self) -> bool:
         """Whether orders wait."""
@@ -156,7 +179,7 @@ class FogService:
             while self._orders:
                 match self._orders.popleft():
                     case fog.SumCohort(cohort):
-                        self._sum(cohort)
+                        self._try(cohort)
                     case fog.DeleteBodies(cohort):
                         self.store.delete_bodies(cohort)
                     case _:  # a hand-over waits in the store until the cloud asks; bodies come with their devices
@@ -166,33 +189,64 @@ class FogService:
         """The sums that wait for the cloud, in order."""
         return self.store.ready()
 
+    def sums(self, after: str = "") -> list[NoisedSum]:
+        """What goes up: the sums that wait, in order, after the one of this name if it waits; as many as fit."""
+        waiting = self.store.ready()
+        names = [one.head.id for one in waiting]
+        given, n_bytes = list[NoisedSum](), 0
+        for one in waiting[names.index(after) + 1 :] if after in names else waiting:
+            n_bytes += one.n_bytes
+            if given and n_bytes > DOOR_BYTES_MAX:
+                break
+            layout, _ = self._layout(one.cohort.generation)
+            given.append(sums.filled(one.head, params.decode(self.store.read_sum(one.cohort), layout)))
+        return given
+
+    def acknowledge(self, name: str) -> bool:
+        """The cloud has the sum of this name, durably; whether there ever was one."""
+        cohort = self.store.find_sum(name)
+        if cohort is not None:
+            self.handed_over(cohort)
+        return cohort is not None
+
     def handed_over(self, cohort: Cohort) -> None:
         """The cloud has this sum, durably."""
-        self.feed(fog.CohortHandedOver(cohort))
+        if cohort in self.store.state().ready:
+            self.feed(fog.CohortHandedOver(cohort))
 
     def _sum(self, cohort: Cohort) -> None:
         if self.store.state().closed[:1] != (cohort,):
             return  # another worker was faster
         try:
             layout, clip = self._layout(cohort.generation)
-            total = aggregate.total(self._parts(cohort, layout), layout.n_numbers, clip).values
-
-            def make(state: bytes | None) -> Sealed:
-                noised = self.noise.add(state, cohort, total)
-                return Sealed(
-                    params.encode(noised.numbers, layout, "float32"), noised.epsilon, noised.state, noised.entry
-                )
-
-            _, orders = self.store.seal(cohort, make, self._now_s())
+            try:
+                total, fault = aggregate.total(self._parts(cohort, layout), layout.n_numbers, clip), ""
+            except (FileNotFoundError, InvalidInput) as unreadable:
+                total, fault = empty(layout.n_numbers, clip), f"an update cannot be read any more: {unreadable}"
+            facts, orders = self.store.seal(cohort, partial(self._sealed, cohort, layout, total, fault), self._now_s())
             self._orders.extend(orders)
-        except BudgetSpent as fault:
-            log.error("cohort %d.%d: %s", cohort.generation, cohort.number, fault)
-            self.feed(fog.CohortWithheld(cohort, str(fault)))
-        except (FileNotFoundError, InvalidInput) as fault:
-            if self.store.state().closed[:1] != (cohort,):
-                return  # another worker summed it, and has deleted the updates meanwhile
-            log.error("cohort %d.%d cannot be summed: %s", cohort.generation, cohort.number, fault)
-            self.feed(fog.CohortWithheld(cohort, f"an update cannot be read any more: {fault}"))
+            if fault and facts:  # else another worker summed it, and has deleted the updates meanwhile
+                log.error("cohort %d.%d is withheld: %s", cohort.generation, cohort.number, fault)
+        except (BudgetSpent, UsageError) as refused:
+            log.error("cohort %d.%d is withheld: %s", cohort.generation, cohort.number, refused)
+            self.feed(fog.CohortWithheld(cohort, str(refused)))
+            if isinstance(refused, BudgetSpent):
+                self.feed(fog.BudgetEnded(cohort.generation, str(refused)))
+
+    def _sealed(
+        self, cohort: Cohort, layout: params.Layout, total: aggregate.CohortSum, fault: str, kept: Kept
+    ) -> Sealed:
+        """The round's outcome, made under the store's lock; with a ``fault`` it is closed empty and nothing leaves."""
+        noised = self.noise.close(kept, cohort, total, withheld=bool(fault))
+        then = (fog.BudgetEnded(cohort.generation, noised.over),) if noised.over else ()
+        if fault:
+            return Sealed(None, None, noised.epsilon, noised.kept, noised.entry, fault, then)
+        data = params.encode(noised.values, layout, "float32")
+        head = sums.noised_sum(
+            params.decode(data, layout), generation=cohort.generation, base=layout.base, basis=layout.basis,
+            n_updates=total.n_updates, denominator=noised.denominator, noise=noised.words, number=cohort.number,
+        )  # fmt: skip
+        return Sealed(data, head, noised.epsilon, noised.kept, noised.entry, "", then)
 
     def _parts(self, cohort: Cohort, layout: params.Layout) -> Iterator[NDArray[np.float32]]:
         """The updates one by one, so that memory stays that of one; each is still what was counted."""

@@ -30,6 +30,7 @@ STATUS: dict[type[EvergroveError], int] = {
 REFUSED_STATUS = {
     "unknown device": 403, "revoked": 403, "token of another": 403, "token reused": 409, "too often": 409,
     "wrong base": 409, "wrong generation": 409, "too soon": 429, "too large": 413, "busy": 503, "closed": 503,
+    "budget spent": 403,
 }  # fmt: skip
 """Of an update, by its reason; any other is 422: it was understood, and is not sound."""
 MESSAGE_CHARS_MAX = 600

@@ -89,6 +89,8 @@ def _judge(state: State, device: str, head: Update, measured: fog.UpdateMeasured
     if measured is not None and not measured.norm <= plan.norm_max:  # NaN too
         return no("enormous norm", f"a norm of {measured.norm:.3g}; at most {plan.norm_max:g} is clipped")
     # 6. The limits of taking part.
+    if state.spent:
+        return no("budget spent", f"the ε budget of generation {plan.generation} is spent; the next one goes on")
     match participation.obstacle(member.record, participation.limits_of(plan, ""), state.number):
         case "too often":
             return no("too often", f"the device took part {member.record.n} times in this generation")

@@ -39,6 +39,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``number`` is the open cohort's, ``n_updates`` how many are in it, ``since_s`` when the first came. ``closed`` waits
     to be summed, in order; ``ready`` is summed and waits for the cloud. ``tokens`` are those of this generation.
+    ``spent``: the budget of this generation is.
     """
 
     plan: Plan | None = None
@@ -49,6 +50,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ready: tuple[Cohort, ...] = ()
     devices: dict[str, Member] = {}
     tokens: dict[str, Counted] = {}
+    spent: bool = False
 
     @property
     def open(self) -> Cohort:

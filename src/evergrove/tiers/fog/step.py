@@ -55,6 +55,8 @@ def step(state: State, event: fog.FogEvent, now_s: float) -> Result:
             return _summed(state, event.cohort, state.ready, [])
         case fog.CohortHandedOver():
             return change(state, ready=tuple(c for c in state.ready if c != event.cohort)), []
+        case fog.BudgetEnded():
+            return _end_budget(state, event)
         case fog.TimePassed():
             return _mind_time(state, now_s)
         case fog.UpdateRepeated() | fog.UpdateRefused() | fog.PlanRefused() | fog.CohortDropped():
@@ -97,13 +99,26 @@ def _plan(state: State, plan: Plan) -> Result:
             reason = f"{', '.join(moved)} must stay as they are within a generation"
             return state, [fog.FogEmit(fog.PlanRefused(plan.generation, reason))]
         return change(state, plan=plan), []
-    dropped: Orders = []
-    if old is not None and state.n_updates:
-        dropped = [
-            fog.FogEmit(fog.CohortDropped(state.open, state.n_updates)),
-            fog.DeleteBodies(state.open),
-        ]
-    return change(state, plan=plan, number=0, n_updates=0, since_s=0.0, tokens={}), dropped
+    return change(state, plan=plan, number=0, n_updates=0, since_s=0.0, tokens={}, spent=False), _dropped(state)
+
+
+def _end_budget(state: State, event: fog.BudgetEnded) -> Result:
+    """The open cohort could never be handed over: its updates go, and no more are taken. A second word changes nothing.
+
+    What is closed is withheld one by one, as its turn comes.
+    """
+    if state.plan is None or state.plan.generation != event.generation or state.spent:
+        return state, []
+    dropped = _dropped(state)
+    number = state.number + 1 if dropped else state.number
+    return change(state, number=number, n_updates=0, since_s=0.0, spent=True), dropped
+
+
+def _dropped(state: State) -> Orders:
+    """The open cohort's end, where it has updates."""
+    if state.plan is None or not state.n_updates:
+        return []
+    return [fog.FogEmit(fog.CohortDropped(state.open, state.n_updates)), fog.DeleteBodies(state.open)]
 
 
 def _summed(state: State, cohort: Cohort, ready: tuple[Cohort, ...], orders: Orders) -> Result:
