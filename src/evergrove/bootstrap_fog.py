@@ -4,6 +4,8 @@ A fog's folder holds ``fog/`` (state, waiting updates, sums), its server's key, 
 certificate authority: small fleets) or what the cloud's gave: ``ca.pem``, ``server.pem``, ``server.key``, ``crl.pem``.
 """
 
+import contextlib
+import os
 import secrets
 import socket
 import ssl
@@ -20,24 +22,36 @@ from evergrove.adapters.files import Files, read_bounded
 from evergrove.adapters.fog_store import FogStore
 from evergrove.adapters.release import Release, open_release
 from evergrove.core.conditions import nearest
-from evergrove.core.errors import ConfigError, UsageError
+from evergrove.core.errors import ConfigError, CorruptState, UsageError
 from evergrove.core.ports import Fog
 from evergrove.core.sections import FogWeb, Gathering, Range
 from evergrove.rules import params
+from evergrove.rules.privacy.ledger import Budget
+from evergrove.runtime import flower
+from evergrove.runtime.fog_link import CloudLink
+from evergrove.runtime.fog_noise import NO_BUDGET, FogNoise
 from evergrove.runtime.fog_service import FogService, plan_of
+from evergrove.web import bearer
 from evergrove.web.fog import FogApi, create_app
-from evergrove.web.fog_server import FogServer, run
+from evergrove.web.fog_door import DoorApi
+from evergrove.web.fog_server import Door, FogServer, run
 from evergrove.web.news import News
 
 AUTHORITY, SERVER, SERVER_KEY = "authority", "server.pem", "server.key"
-ASSIST_KEY, LETTER_KEY, KEY_BYTES = "assist.key", "letter.key", 32
+DOOR_TOKEN = "door.token"
+ASSIST_KEY, LETTER_KEY, NOISE_KEY, KEY_BYTES = "assist.key", "letter.key", "noise.key", 32
 NEWS_HEAD = "metadata/timestamp.json"
 """The file of a TUF repository that changes with every release."""
 
 
 @dataclass(frozen=True)
 class FogPlace:
-    """Where a fog is and what it does. ``hosts``: names and addresses in its certificate."""
+    """Where a fog is and what it does. ``hosts``: names and addresses in its certificate.
+
+    ``budget`` is what its noise is made for (``NO_BUDGET``: none, ε = ∞); ``noise_key`` None: a file in its folder.
+    ``door`` is the URL of its door on the loopback address ("": it has none), ``cloud`` the cloud's HOST:PORT ("": none
+    is linked), known by the certificate in ``cloud_authority``.
+    """
 
     folder: Path
     name: str
@@ -46,23 +60,41 @@ class FogPlace:
     releases: Path | None = None
     assist: bool = False
     trusted: bool = False
+    budget: Budget = NO_BUDGET
+    noise_key: Path | None = None
+    door: str = ""
+    cloud: str = ""
+    cloud_authority: Path | None = None
 
 
 @dataclass(frozen=True)
 class MadeFog:
-    """A fog that was put together. ``keys`` are what devices write into their configuration."""
+    """A fog that was put together. ``keys`` are what devices write into their configuration.
+
+    ``door_token`` is the file of the door's token, ``link`` brings what closes up to the cloud.
+    """
 
     service: FogService
     ca: Path
     keys: dict[str, str]
     authority: Authority | None
-    server: Callable[[], FogServer]
+    server: Callable[[socket.socket | None], FogServer]
+    door_token: Path | None = None
+    link: CloudLink | None = None
 
-    async def run(self, bound: socket.socket, ready: Callable[[], None]) -> None:
-        """Serves until the process is told to stop."""
+    async def run(self, bound: socket.socket, ready: Callable[[], None], door: socket.socket | None = None) -> None:
+        """Serves until the process is told to stop. ``door``: the socket of the door, where the place has one."""
+
+        def up() -> None:
+            if self.link is not None:
+                self.link.start()
+            ready()
+
         try:
-            await run(self.server(), bound, ready)
+            await run(self.server(door), bound, up)
         finally:
+            if self.link is not None:
+                self.link.stop()
             self.service.store.close()
 
     def invite(self, device: str) -> str:
@@ -75,7 +107,8 @@ class MadeFog:
 def open_fog(place: FogPlace, names: Sequence[str], gathering: Gathering, limits: FogWeb | None = None) -> MadeFog:
     """A fog in its folder; what it was doing goes on. ``names``: releases, the last one is gathered for.
 
-    Raises ``UsageError`` where the folder is another fog's, ``InvalidArtefact`` for a release that is none.
+    Raises ``UsageError`` where the folder is another fog's or the generation began otherwise, ``InvalidArtefact`` for a
+    release that is none, ``BudgetSpent`` where the ε budget allows no cohort more.
     """
     files = Files()
     files.make_folder(place.folder)
@@ -84,23 +117,31 @@ def open_fog(place: FogPlace, names: Sequence[str], gathering: Gathering, limits
         authority.list_path if authority is not None else place.folder / CRL,
         x.load_certificate(read_bounded(ca, x.PEM_BYTES_MAX), str(ca)),
     )
-    service = FogService(place.name, FogStore(place.folder / "fog", place.database, files), clock.now_s)
-    service.start()
-    opened = [open_release(name) for name in names]
-    if opened:
-        _gather(service, opened, gathering)
-    helper, keys = _helper(place, opened, files)
+    token_file = place.folder / DOOR_TOKEN if place.door else None
+    token = bearer.read_or_make(token_file, files) if token_file is not None else ""
+    link = _link(place, token_file, files)
+    noise = FogNoise(place.name, place.budget, _noise_key(place, files))
+    service = FogService(place.name, FogStore(place.folder / "fog", place.database, files), clock.now_s, noise)
+    with contextlib.ExitStack() as undo:
+        undo.callback(service.store.close)
+        service.start()
+        opened = [open_release(name) for name in names]
+        if opened:
+            _gather(service, opened, gathering)
+        helper, keys = _helper(place, opened, files)
+        undo.pop_all()
 
-    def server() -> FogServer:
+    def server(door: socket.socket | None) -> FogServer:
         api = FogApi(
             service, revocations, clock.now_s, limits, News(place.releases, NEWS_HEAD), authority, helper, place.trusted
         )
-        return FogServer(api, create_app(api), tls)
+        behind = None if door is None else Door(DoorApi(service, api.meter), token, door)
+        return FogServer(api, create_app(api), tls, behind)
 
     def tls() -> ssl.SSLContext:
         return x.server_context(ca, place.folder / SERVER, place.folder / SERVER_KEY)
 
-    return MadeFog(service, ca, keys, authority, server)
+    return MadeFog(service, ca, keys, authority, server, token_file, link)
 
 
 def gathering_of(words: Sequence[str]) -> Gathering:
@@ -143,6 +184,22 @@ def _gather(service: FogService, opened: Sequence[Release], gathering: Gathering
     service.open(plan_of(layout, same, gathering), layout)
 
 
+def _link(place: FogPlace, token_file: Path | None, files: Files) -> CloudLink | None:
+    """Who brings sums up to the cloud. Raises ``UsageError`` where it is not said how the cloud is known."""
+    if not place.cloud:
+        return None
+    if place.cloud_authority is None or token_file is None:
+        raise UsageError("a cloud is known by its authority's certificate, and fetches from the fog's door: name both")
+    if not place.cloud_authority.is_file():
+        raise UsageError(
+            f"{place.cloud_authority}: no such file; it is the authority.crt that `evergrove up cloud` names"
+        )
+    fog = flower.Fog(
+        place.folder / "flower", place.name, place.cloud, place.cloud_authority.absolute(), place.door, token_file
+    )
+    return CloudLink(fog, files)
+
+
 def _helper(place: FogPlace, opened: Sequence[Release], files: Files) -> tuple[Fog | None, dict[str, str]]:
     """Who computes assists, and the keys by which devices know it."""
     if not (place.assist or place.trusted):
@@ -159,10 +216,23 @@ def _helper(place: FogPlace, opened: Sequence[Release], files: Files) -> tuple[F
     return helper, keys | ({"trusted_key": helper.trusted_key} if place.trusted else {})
 
 
+def _noise_key(place: FogPlace, files: Files) -> bytes:
+    """What encrypts the noise's state; nothing where there is none."""
+    return b"" if place.budget.generation is None else _key(place.noise_key or place.folder / NOISE_KEY, files)
+
+
 def _key(path: Path, files: Files) -> bytes:
-    """32 bytes of chance in a file, made once."""
-    try:
-        return read_bounded(path, KEY_BYTES)
-    except FileNotFoundError:
-        files.write(path, secrets.token_bytes(KEY_BYTES))
-        return read_bounded(path, KEY_BYTES)
+    """32 bytes of chance in a file that is its owner's alone, made once, even by workers that start together.
+
+    Raises ``CorruptState`` where others can read it, or it is no key.
+    """
+    if not path.exists():
+        fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        files.write(fresh, secrets.token_bytes(KEY_BYTES))
+        with contextlib.suppress(FileExistsError):
+            os.link(fresh, path)
+        files.remove(fresh)
+    data = read_bounded(path, KEY_BYTES)
+    if len(data) != KEY_BYTES or path.stat().st_mode & 0o077:
+        raise CorruptState(f"{path}: a key has {KEY_BYTES} bytes and mode 600; bring back the one that was there")
+    return data

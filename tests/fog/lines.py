@@ -16,8 +16,11 @@ from evergrove.adapters.fog_store import FogStore
 from evergrove.core.sections import FogWeb
 from evergrove.runtime.fog_service import FogService
 from evergrove.web.fog import FogApi, create_app
-from evergrove.web.fog_server import FogServer, listen
+from evergrove.web.fog_door import DoorApi
+from evergrove.web.fog_server import Door, FogServer, listen
 from evergrove.web.news import News
+
+TOKEN = "a-token-of-the-tests"
 
 
 class Line:
@@ -39,6 +42,8 @@ class Line:
         self.limits = limits or FogWeb(look_s=0.05)
         self.bound = listen("127.0.0.1", port)
         self.url = f"https://127.0.0.1:{self.bound.getsockname()[1]}"
+        door = listen("127.0.0.1", 0)
+        self.door_url = f"http://127.0.0.1:{door.getsockname()[1]}"
         ready = threading.Event()
 
         async def serve() -> None:
@@ -47,8 +52,9 @@ class Line:
             authority = parts.pop("authority", self.authority)
             self.api = FogApi(self.service, revocations, self.now_s, self.limits, news, authority, **parts)
             self.server = FogServer(
-                self.api, create_app(self.api), lambda: server_context(ca / CA, folder / "fog.pem", folder / "fog.key")
-            )
+                self.api, create_app(self.api), lambda: server_context(ca / CA, folder / "fog.pem", folder / "fog.key"),
+                Door(DoorApi(self.service, self.api.meter), TOKEN, door),
+            )  # fmt: skip
             await self.server.serve(self.bound, ready.set)
 
         self._thread = threading.Thread(target=lambda: asyncio.run(serve()))

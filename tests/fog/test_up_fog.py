@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +17,13 @@ import numpy as np
 import pytest
 
 from evergrove import bootstrap_fog
+from evergrove.adapters.files import Files
 from evergrove.adapters.fog_client import connect, enrol
 from evergrove.adapters.fog_store import FogStore
 from evergrove.adapters.outbox import Outbox
 from evergrove.adapters.release import open_release
 from evergrove.core import fog, transport
-from evergrove.core.errors import ConfigError, UsageError
+from evergrove.core.errors import ConfigError, CorruptState, UsageError
 from evergrove.core.release import sha256_hex
 from evergrove.core.sections import Gathering
 from evergrove.rules import params, tokens
@@ -29,6 +32,8 @@ from evergrove.rules import params, tokens
 @contextmanager
 def up(folder: Path, *words: str, killed: bool = False) -> Iterator[dict[str, Any]]:
     """The command's own facts while it runs; it must end with 0, or is killed."""
+    if "--epsilon" not in words:
+        words = (*words, "--no-noise")
     command = [sys.executable, "-m", "evergrove.cli.main", "up", "fog", str(folder), "--port", "0", "--json", *words]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -43,7 +48,7 @@ def up(folder: Path, *words: str, killed: bool = False) -> Iterator[dict[str, An
         process.send_signal(signal.SIGKILL if killed else signal.SIGTERM)
         _, said = process.communicate(timeout=20)
     assert process.returncode == (-9 if killed else 0), said
-    assert "ε = ∞" in said
+    assert ("ε = ∞" in said) == ("--no-noise" in words)
 
 
 def test_a_fog_lives_through_its_command(tmp_path: Path) -> None:
@@ -107,6 +112,93 @@ def test_kill_9_of_the_fog_loses_and_doubles_nothing(tmp_path: Path) -> None:
     (ready,) = store.ready()
     assert np.array_equal(params.decode(store.read_sum(ready.cohort), layout), np.full(layout.n_numbers, 21.0))
     store.close()
+
+
+def test_a_private_fog_by_its_command(tmp_path: Path) -> None:
+    """One cohort under ε = 1: noised, charged, said to devices; other settings are refused, a spent budget ends with 6.
+
+    The lifetime's ε here bears the first round of a generation of one, and no other generation after it.
+    """
+    release = open_release("tiny")
+    manifest = release.manifest
+    layout = params.layout_of(manifest, release.read(manifest.base), release.read(manifest.basis))
+    settings = ("cohort=1", "cohort_min=1", "rounds=1", "participations=1")
+    words = ["--release", "tiny", *(word for setting in settings for word in ("--set", setting))]
+    private = ("--epsilon", "1", "--lifetime-epsilon", "1")
+    with up(tmp_path / "fog", *words, *private, "--invite", "kitchen") as facts:
+        assert facts["protection"].startswith("ε = 1 at most in a generation")
+        token, ca = facts["invitations"]["kitchen"], Path(facts["ca"]).read_bytes()
+        enrol(facts["listening"], ca, token, tmp_path / "device")
+        client = connect(facts["listening"], tmp_path / "device")
+        terms = client.terms()
+        assert (terms.epsilon, terms.budget_spent) == (1.0, False)
+        box = Outbox(tmp_path / "outbox", "kitchen")
+        box.put(np.ones(layout.n_numbers, np.float32), layout, release.manifest_hash, terms, bytes(16))
+        (fate,) = box.deliver(client, time.time(), 0.5)
+        assert fate.outcome == "counted"
+        until_s = time.monotonic() + 20
+        while not list((tmp_path / "fog" / "fog" / "sums").iterdir()) and time.monotonic() < until_s:
+            time.sleep(0.05)
+        client.close()
+    assert (tmp_path / "fog" / "noise.key").stat().st_mode & 0o777 == 0o600
+    store = FogStore(tmp_path / "fog" / "fog")
+    (entry,) = store.history()
+    assert entry.epsilon == pytest.approx(1.0, abs=1e-4)
+    assert entry.epsilon <= 1.0
+    (ready,) = store.ready()
+    numbers = params.decode(store.read_sum(ready.cohort), layout)
+    assert np.std(numbers) == pytest.approx(4.2247, rel=0.1), "noise of z = 4.22 clips on an update of one clip"
+    store.close()
+    assert refused(tmp_path / "fog", *words, "--epsilon", "2") == (2, "within a generation")
+    assert refused(tmp_path / "fog", *words, "--no-noise") == (2, "within a generation")
+    assert refused(tmp_path / "fog", *words) == (2, "say --epsilon 1")
+    assert refused(tmp_path / "fog", *words, *private, "--no-noise") == (2, "say --epsilon 1")
+    following = next_generation(tmp_path)
+    assert refused(tmp_path / "fog", "--release", str(following), *words[2:], *private) == (
+        6,
+        "the lifetime of a device",
+    )
+
+
+def refused(folder: Path, *words: str) -> tuple[int, str]:
+    """How the command ended, and which of the words that are waited for it said."""
+    command = [sys.executable, "-m", "evergrove.cli.main", "up", "fog", str(folder), "--port", "0", *words]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    said = " ".join(done.stderr.split())
+    known = ("within a generation", "say --epsilon 1", "the lifetime of a device")
+    return done.returncode, next((word for word in known if word in said), said)
+
+
+def next_generation(folder: Path) -> Path:
+    """The tiny release once more, as generation 1 of the same base."""
+    source = open_release("tiny").folder
+    made = Path(shutil.copytree(source, folder / "next"))
+    text = json.loads((made / "manifest.json").read_text())
+    text["generation"] += 1
+    (made / "manifest.json").write_text(json.dumps(text))
+    return made
+
+
+def test_two_workers_that_start_together_have_one_key(tmp_path: Path) -> None:
+    """Whoever is first; and a key that others can read is none."""
+    path, found = tmp_path / "noise.key", set()
+    start = threading.Barrier(8)
+
+    def take() -> None:
+        start.wait()
+        found.add(bootstrap_fog._key(path, Files()))
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 1
+    assert [one.name for one in tmp_path.iterdir()] == ["noise.key"]
+    path.chmod(0o640)
+    with pytest.raises(CorruptState, match="mode 600"):
+        bootstrap_fog._key(path, Files())
 
 
 def test_settings_are_checked() -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evergrove.cli import show
+from evergrove.cli import show, up_fog
 from evergrove.cli.common import AsJson, DeviceOption, Settings, find_device, open_device
+from evergrove.cli.up_fog import url
 from evergrove.core.errors import MissingDependency
 
 if TYPE_CHECKING:
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 
     from evergrove import Device
 
-PORT, FOG_PORT, CLOUD_PORT = 8471, 8472, 8473
+PORT, CLOUD_PORT = 8471, 8473
 AGENT_END_S = 10.0
 
 app = typer.Typer(no_args_is_help=True)
+app.command("fog")(up_fog.fog)
 
 
 @app.callback()
@@ -86,85 +88,6 @@ def device(
             path.unlink(missing_ok=True)
 
 
-@app.command("fog")
-def fog(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the fog keeps everything; made if missing.")],
-    release: Annotated[
-        list[str] | None, typer.Option("--release", "-r", help="A release that it gathers for; the last one is open.")
-    ] = None,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 takes any free one.")] = FOG_PORT,
-    known_as: Annotated[
-        list[str] | None, typer.Option("--known-as", help="A name or address that devices reach it under.")
-    ] = None,
-    name: Annotated[str, typer.Option("--name", help="What devices know it by; keep it for a generation.")] = "fog",
-    database: Annotated[
-        str | None, typer.Option("--database", help="postgresql://…; without it, SQLite in the folder.")
-    ] = None,
-    releases: Annotated[
-        Path | None, typer.Option("--releases", help="Folder of release files that devices fetch (TUF's).")
-    ] = None,
-    invite: Annotated[
-        list[str] | None, typer.Option("--invite", help="Print a one-time token that enrols this device.")
-    ] = None,
-    assist: Annotated[bool, typer.Option("--assist", help="Compute assists for devices (needs torch).")] = False,
-    trusted: Annotated[
-        bool, typer.Option("--trusted", help="Train for devices of the same owner: it sees what they observe.")
-    ] = False,
-    gathering: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="cohort=100, cohort_min, wait_s, separation, participations, clip …"),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run a fog over mutual TLS until SIGTERM or Ctrl+C: it takes in updates, sums cohorts, hands releases on.
-
-    Its first start makes a certificate authority in FOLDER/authority, unless FOLDER holds ca.pem, server.pem,
-    server.key and crl.pem from another one. It adds NO NOISE: ε = ∞.
-
-    Example: evergrove up fog ~/fog --release avatars --invite kitchen-display
-    """
-    missing = [needed for needed in ("starlette", "uvicorn", "sqlalchemy", "alembic") if find_spec(needed) is None]
-    if missing:
-        raise MissingDependency(f"a fog needs {', '.join(missing)}: pip install 'evergrove[grove]'")
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s", level=logging.WARNING)
-
-    import asyncio
-
-    from evergrove import bootstrap_fog
-    from evergrove.web import fog_server
-
-    bound = fog_server.listen(host, port)
-    try:
-        place = bootstrap_fog.FogPlace(
-            folder.expanduser().absolute(), name, tuple(known_as or (host,)), database, releases, assist, trusted
-        )
-        made = bootstrap_fog.open_fog(place, release or [], bootstrap_fog.gathering_of(gathering or []))
-        facts: dict[str, object] = {
-            "fog": name, "listening": url(*bound.getsockname()[:2]).replace("http:", "https:"), "ca": str(made.ca),
-            "protection": made.service.noise.protection, "pid": os.getpid(), **made.keys,
-            "invitations": {device: made.invite(device) for device in invite or []},
-        }  # fmt: skip
-        asyncio.run(made.run(bound, lambda: announce_fog(facts, as_json)))
-    finally:
-        bound.close()
-
-
-def announce_fog(facts: dict[str, object], as_json: bool) -> None:
-    """Say where the fog is, once it answers, and that nothing protects who takes part from who reads its sums."""
-    if as_json:
-        show.json(facts)
-        sys.stdout.flush()
-        return
-    show.note(f"fog {facts['fog']} is up: {facts['listening']}")
-    show.note(f"devices know it by {facts['ca']}")
-    show.note(str(facts["protection"]))
-    invitations = facts["invitations"]
-    assert isinstance(invitations, dict)
-    for device, token in invitations.items():
-        show.note(f"token for {device}, good once and for a day: {token}")
-
-
 def serve(device: "Device", bound: "socket", token: str | None, tcp: bool, ready: Callable[[], None]) -> None:
     """Answer requests on a bound socket until the process is told to stop."""
     import asyncio
@@ -192,11 +115,6 @@ def announce(facts: dict[str, str | int | None], as_json: bool) -> None:
     to = f"--unix-socket {shlex.quote(unix)} http://localhost" if unix else place
     key = f' -H "Authorization: Bearer $(cat {shlex.quote(str(token_file))})"' if token_file else ""
     show.note(f"try: curl{key} {to}/v1/status")
-
-
-def url(host: str, port: int) -> str:
-    """``("::1", 8471)`` → ``http://[::1]:8471``."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _await_end(folder: Path) -> None:

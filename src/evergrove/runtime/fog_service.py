@@ -55,6 +55,7 @@ class FogService:
         self._orders: deque[fog.FogOrder] = deque()
         self._working = threading.Lock()
         self._plan: fog.Plan | None = None
+        self._spent = False
         self._layout = lru_cache(maxsize=4)(store.layout)
 
     def start(self) -> None:
@@ -65,7 +66,8 @@ class FogService:
         """
         if self.noise.epsilon is None:
             log.warning(NO_NOISE)
-        self._plan = self.store.state().plan
+        state = self.store.state()
+        self._plan, self._spent = state.plan, state.spent
         if self._plan is not None:
             self.noise.check(self.store.kept(self._plan.generation), self._plan.generation)
         self.store.tidy()
@@ -96,7 +98,7 @@ class FogService:
         for fact in facts:
             if isinstance(fact, fog.PlanRefused):
                 raise UsageError(f"the plan of generation {fact.generation} was refused: {fact.reason}")
-        self._plan = plan
+        self._plan, self._spent = plan, self.store.state().spent
 
     def terms(self) -> fog.Terms | None:
         """What a device is told before it takes part; None while nothing is gathered."""
@@ -114,7 +116,8 @@ class FogService:
         Told by the plan that this worker saw last, without a look at the database; only a no is looked up.
         """
         offered = [fog.UpdateOffered(device, head)]
-        _, _, orders = settle(State(plan=self._plan, devices={device: Member()}), offered, self._now_s())
+        seen = State(plan=self._plan, devices={device: Member()}, spent=self._spent)
+        _, _, orders = settle(seen, offered, self._now_s())
         if not orders:
             _, orders = self.store.glance(offered, self._now_s())
         return bool(orders)
@@ -154,7 +157,7 @@ class FogService:
         """Time has passed: closes a cohort whose time is over, and takes up what a dead worker left."""
         self.feed(fog.TimePassed())
         state = self.store.state()
-        self._plan = state.plan
+        self._plan, self._spent = state.plan, state.spent
         if state.closed:
             self._orders.append(fog.SumCohort(state.closed[0]))
 

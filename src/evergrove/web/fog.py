@@ -24,6 +24,7 @@ from evergrove.adapters.certificates import Peer, Revocations, peer_of
 from evergrove.core import fog, transport
 from evergrove.core.errors import UpdateRefused
 from evergrove.core.ports import Fog
+from evergrove.core.rollout import Mark
 from evergrove.core.sections import FogWeb
 from evergrove.runtime.fog_service import Answer, FogService
 from evergrove.web import requests as ask
@@ -53,6 +54,14 @@ class RenewRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``POST /v1/renew``."""
 
     request: str
+
+
+class ReportRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``POST /v1/reports``: what a device has to say of a rollout; ``shadow``: it only measured."""
+
+    rollout: Annotated[str, Meta(min_length=1, max_length=128)]
+    mark: Mark
+    shadow: bool = False
 
 
 class NewsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -166,6 +175,14 @@ class FogApi:
             raise Refused(404, "not_found", "there is no such file among the releases")
         return FileResponse(path, media_type="application/octet-stream")
 
+    async def report(self, request: Request) -> Response:
+        """``POST /v1/reports``: a device's word on a rollout, for the cloud; said twice, it is kept once."""
+        device = await self.device(request)
+        said = ask.parse(await self._small(request), ReportRequest)
+        with self.updates.admit():
+            await self.store.run(partial(self.service.store.reports.add, device, said.rollout, said.mark, said.shadow))
+        return Response(status_code=204)
+
     # ---- helping -----------------------------------------------------------------------------------------------------
 
     async def assist(self, request: Request) -> Response:
@@ -249,6 +266,7 @@ def create_app(api: FogApi) -> Starlette:
         Route("/v1/terms", api.terms),
         Route("/v1/updates", api.submit, methods=["POST"]),
         Route("/v1/releases", api.releases),
+        Route("/v1/reports", api.report, methods=["POST"]),
         Route("/v1/releases/{path:path}", api.file),
         Route("/v1/assists/{release}", api.assist),
         Route("/v1/trusted", api.trusted, methods=["POST"]),

@@ -53,6 +53,7 @@ class FogMeter:
             ("fog_cohort_size", "Updates that close a cohort.", plan.cohort if plan else math.nan),
             ("fog_cohorts_closed", "Cohorts that wait to be summed.", len(state.closed)),
             ("fog_sums_ready", "Sums that wait for the cloud.", len(state.ready)),
+            ("fog_budget_spent", "1: the ε budget of the generation bears no cohort more.", int(state.spent)),
             ("fog_polls", "Devices that wait for news now.", polls),
         ):
             if value == value:

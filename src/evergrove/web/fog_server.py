@@ -12,12 +12,15 @@ import socket
 import ssl
 from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from evergrove.core.errors import EvergroveError
+from evergrove.core.sections import FogWeb
 from evergrove.web.fog import PEER, FogApi
+from evergrove.web.fog_door import DoorApi, create_door
 from evergrove.web.server import HEAD_BYTES_MAX, KEEP_ALIVE_S, Patient, Service, tell_manager
 
 BACKLOG = 2048
@@ -90,11 +93,27 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
+@dataclass(frozen=True)
+class Door:
+    """The door on the loopback address: what stands behind it, the token that opens it, and its bound socket."""
+
+    api: DoorApi
+    token: str
+    bound: socket.socket
+
+
 class FogServer:
     """The service on one event loop: ``serve`` until ``stop`` is called."""
 
-    def __init__(self, api: FogApi, app: ASGIApp, tls: Callable[[], ssl.SSLContext]) -> None:
-        self._api = api
+    def __init__(
+        self,
+        api: FogApi,
+        app: ASGIApp,
+        tls: Callable[[], ssl.SSLContext],
+        door: Door | None = None,
+    ) -> None:
+        self._api, self._door = api, door
+        self._behind = None if door is None else _plain(create_door(door.api, door.token), api.limits)
         self._server = Service(
             uvicorn.Config(
                 app,
@@ -119,24 +138,39 @@ class FogServer:
         """No more requests; those under way are finished in bounded time, or not waited for at a second word."""
         self._server.force_exit = self._server.should_exit and at_once
         self._api.closing = self._server.should_exit = True
+        if self._behind is not None:
+            self._behind.force_exit, self._behind.should_exit = self._server.force_exit, True
         self._api.news.wake()
 
     async def serve(self, bound: socket.socket, ready: Callable[[], None]) -> None:
         """Serves on a bound socket; ``ready`` is called once it answers."""
         SSLProtocol.max_size = TLS_BUFFER_BYTES
         clock = asyncio.create_task(self._tick(ready))
+        door = asyncio.create_task(self._serve_door())
         try:
             await self._server.serve(sockets=[bound])
         finally:
+            if self._behind is not None:
+                self._behind.should_exit = True
+            await door
             clock.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await clock
             bound.close()
             self._api.close()
 
+    async def _serve_door(self) -> None:
+        if self._door is None or self._behind is None:
+            return
+        try:
+            await self._behind.serve(sockets=[self._door.bound])
+        finally:
+            self._door.bound.close()
+            self._door.api.close()
+
     async def _tick(self, ready: Callable[[], None]) -> None:
         """Says when the service is ready, then looks at the clock for ever; a fault is said once and tried again."""
-        while not self._server.started:
+        while not self._server.started or not (self._behind is None or self._behind.started):
             await asyncio.sleep(0.01)
         ready()
         tell_manager("READY=1")
@@ -151,6 +185,26 @@ class FogServer:
                     log.warning("%s", fault, exc_info=not isinstance(fault, EvergroveError))
             tell_manager("WATCHDOG=1")
             await asyncio.sleep(self._api.limits.look_s)
+
+
+def _plain(app: ASGIApp, limits: FogWeb) -> Service:
+    """HTTP without TLS, for this machine alone."""
+    return Service(
+        uvicorn.Config(
+            app,
+            http=Patient,
+            ws="none",
+            lifespan="off",
+            loop="asyncio",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=round(limits.drain_s_max),
+            h11_max_incomplete_event_size=HEAD_BYTES_MAX,
+        )
+    )
 
 
 async def run(server: FogServer, bound: socket.socket, ready: Callable[[], None]) -> None:
