@@ -57,7 +57,9 @@ def serve(folder: Path) -> None:
     service.start()
     sizes = (LAYOUT.n_bytes("float16"), LAYOUT.n_bytes("float32"))
     service.open(
-        Plan(1, LAYOUT.base, LAYOUT.basis, LAYOUT.digest, (RELEASE,), sizes, COHORT, 1, 1e9, 1, 10**6, 1.0, 100.0),
+        Plan(
+            1, LAYOUT.base, LAYOUT.basis, LAYOUT.digest, (RELEASE,), sizes, COHORT, 1, 1e9, 10**6, 1, 10**6, 1.0, 100.0
+        ),
         LAYOUT,
     )
     (folder / "releases").mkdir(exist_ok=True)
