@@ -176,7 +176,7 @@ def test_who_knows_no_old_condition_is_told_so(world: World) -> None:
 
 def test_an_ablation_is_ours_less_one_term() -> None:
     """Rows are shared out as before, eight new ones of sixteen; and what is left out costs no preparation."""
-    ours = RIVALS["evergrove"]
+    ours = RIVALS["shared"]
     assert set(ABLATIONS) == {"no-ewc", "no-teacher", "no-replay"}
     for name, rival in ABLATIONS.items():
         assert rival_named(name) is rival

@@ -268,7 +268,10 @@ def thermal(
 @app.command("forgetting")
 def forgetting(
     streams: Annotated[
-        str, typer.Option("--stream", metavar="S1,…", help="S1 digits, S2 Omniglot, S3 avatars, S4 many, T1 tuning.")
+        str,
+        typer.Option(
+            "--stream", metavar="S1,…", help="S1 digits, S2 Omniglot, S3 avatars, S4 many, T1 tuning, R1 what to keep."
+        ),
     ] = "S1",
     strategies: Annotated[
         str, typer.Option("--strategies", metavar="A,B,…", help="Which ones; by default all, or a few with --quick.")

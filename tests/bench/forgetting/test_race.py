@@ -25,7 +25,7 @@ from evergrove.learn.strategies import Samples
 
 from .conftest import BUDGET, TINY, silent
 
-RACED = ("naive", "ewc-lora", "isolated", "evergrove", "joint")
+RACED = ("naive", "ewc-lora", "isolated", "evergrove", "shared", "joint")
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +48,8 @@ def test_all_get_the_same_passes(raced: dict[str, Line]) -> None:
 
 
 def test_bytes_are_counted_and_filled(raced: dict[str, Line], world: World) -> None:
-    """Ours fills its second half with observations and stays within; who stores a number a weight is over."""
-    ours = raced["evergrove"]
+    """Who replays fills the second half with observations and stays within; who stores a number a weight is over."""
+    ours = raced["shared"]
     assert ours.over <= 1
     one = 16 * 16 + 2
     assert ours.n_bytes == 2 * _adapter_numbers(world) + ours.n_observations * one

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evergrove.bench.forgetting import plan
+from evergrove.bench.forgetting import plan, retention
 from evergrove.bench.forgetting.lines import Line
 from evergrove.bench.forgetting.page import page
 from evergrove.bench.forgetting.plan import FORMS, QUICK, QUICK_ORDER, QUICK_STRATEGIES, Form, Places, Report
 from evergrove.bench.forgetting.tables import Table, in_order, table_of
 from evergrove.bench.forgetting.tuning import Trial, trials, tune
 from evergrove.core.errors import UsageError
-from evergrove.learn.rivals import RIVALS, rival_named
+from evergrove.learn.rivals import RIVALS, Rival, rival_named
 
 QUICK_SEEDS = 3
 
@@ -41,8 +41,7 @@ class Found:
 def race(wanted: Wanted, quick: bool, report: Report) -> Found:
     """Runs what is not done yet. Raises ``UsageError`` for an unknown stream or strategy."""
     forms = [QUICK] if quick else [_form(name) for name in wanted.streams]
-    names = list(wanted.strategies) or list(QUICK_STRATEGIES if quick else RIVALS)
-    rivals = [rival_named(name.strip()) for name in names]
+    names = [name.strip() for name in wanted.strategies] or list(QUICK_STRATEGIES if quick else RIVALS)
     n_seeds = min(QUICK_SEEDS, wanted.n_seeds) if quick else wanted.n_seeds
     seeds = range(wanted.first_seed, wanted.first_seed + n_seeds)
     results = wanted.out / ("quick.jsonl" if quick else "lines.jsonl")
@@ -50,6 +49,7 @@ def race(wanted: Wanted, quick: bool, report: Report) -> Found:
     tables: list[Table] = []
     lines: list[Line] = []
     for form in forms:
+        rivals = _curve(names if wanted.strategies else ()) if form.name == "R1" else [rival_named(n) for n in names]
         found = plan.run(form, rivals, seeds, places, report)
         lines += found
         tables.append(table_of(found))
@@ -69,6 +69,15 @@ def _form(name: str) -> Form:
     if name.strip() not in FORMS:
         raise UsageError(f"unknown stream '{name.strip()}'; known: {', '.join(FORMS)}")
     return FORMS[name.strip()]
+
+
+def _curve(names: Sequence[str]) -> list[Rival]:
+    """The points of the retention curve of those names (``herding-5``), or all of them."""
+    known = {keep.name: keep for keep in retention.keeps()}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"unknown selection '{unknown[0]}'; known: {', '.join(known)}")
+    return [retention.rival_of(known[name]) for name in names or known]
 
 
 def _command(wanted: Wanted, quick: bool) -> str:

@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from evergrove.bench.forgetting import lines, looks, race, worlds
+from evergrove.bench.forgetting import lines, looks, race, retention, worlds
 from evergrove.bench.forgetting.lines import Line
 from evergrove.bench.forgetting.race import Budget
 from evergrove.bench.forgetting.streams import Sizes, Stream, class_incremental, classes_of, groups_of
@@ -26,23 +26,32 @@ N_REHEARSAL = 288
 
 @dataclass(frozen=True)
 class Form:
-    """One stream in one size: its world, its sizes, and every strategy's budget."""
+    """One stream in one size: its world, its sizes, and every strategy's budget. ``shows`` names the stream whose
+    pictures it shows and is judged by, where that is another one."""
 
     name: str
     world: WorldPlan
     sizes: Sizes
     budget: Budget
     small: bool = False
+    shows: str = ""
+
+    @property
+    def source(self) -> str:
+        """The stream that its pictures are from."""
+        return self.shows or self.name
 
 
 FORMS = {
     "S1": Form("S1", worlds.HANDWRITING, Sizes(n_asked=64), Budget(steps=200)),
     "S2": Form("S2", worlds.HANDWRITING, Sizes(n_train=12, n_real=8, n_asked=24), Budget(steps=80)),
-    "S3": Form("S3", worlds.AVATARS, Sizes(), Budget(steps=80)),
+    "S3": Form("S3", worlds.AVATARS, Sizes(), Budget(steps=240)),
     "S4": Form("S4", worlds.HANDWRITING, Sizes(n_lessons=50, n_train=12, n_real=8, n_asked=16), Budget(steps=60)),
     "T1": Form("T1", worlds.HANDWRITING, Sizes(n_lessons=3, n_train=42, n_real=28, n_asked=32), Budget(steps=60)),
+    "R1": Form("R1", worlds.HANDWRITING, Sizes(n_asked=64), Budget(steps=200, copies=25), shows="S1"),
 }
-"""A seed of one strategy takes 10 to 30 s on one core (S4 two minutes)."""
+"""A seed of one strategy takes 10 to 30 s on one core (S3 one minute, S4 two). R1 is the retention curve on the digits
+of S1, with room for every observation that a selection keeps."""
 QUICK = Form("S1", worlds.SMALL, Sizes(n_train=120, n_real=50, n_asked=24), Budget(steps=80), small=True)
 QUICK_STRATEGIES = ("joint", "evergrove", "replay", "naive")
 QUICK_ORDER = ("joint", "evergrove", "naive")
@@ -69,8 +78,9 @@ def run(form: Form, rivals: Sequence[Rival], seeds: Sequence[int], places: Place
     n_lessons = form.sizes.n_lessons
     total = len(rivals) * len(seeds) * n_lessons
     for seed in seeds:
-        stream = stream_of(form, world, places.data, seed)
+        whole = stream_of(form, world, places.data, seed)
         for rival in rivals:
+            stream = seen_by(form, rival, whole, seed)
             line = done.get((form.name, rival.name, seed))
             if line is None or line.settings != race.settings_of(rival, world, form.budget):
                 start = len(found) * n_lessons
@@ -89,15 +99,22 @@ def stream_of(form: Form, world: World, data: Path | None, seed: int) -> Stream:
         rows = np.arange(min(N_REHEARSAL, len(world.known)))
         rehearsal = Samples(world.known.images[rows], world.known.codes[rows])
         return looks.avatar_stream(atelier, rehearsal, _golden(form.world), seed)
-    classes = classes_of(form.name, data, form.small)
-    groups = groups_of(form.name, classes, form.sizes.n_lessons, seed)
-    return class_incremental(form.name, classes, world.model.vocabulary, groups, form.sizes, seed)
+    classes = classes_of(form.source, data, form.small)
+    groups = groups_of(form.source, classes, form.sizes.n_lessons, seed)
+    stream = class_incremental(form.source, classes, world.model.vocabulary, groups, form.sizes, seed)
+    return replace(stream, name=form.name)
+
+
+def seen_by(form: Form, rival: Rival, stream: Stream, seed: int) -> Stream:
+    """What a strategy sees of the stream: all of it, but on the retention curve what its selection keeps."""
+    keep = retention.kept_named(rival.name) if form.name == "R1" else None
+    return stream if keep is None else retention.thinned(stream, keep, seed)
 
 
 def open_judge(form: Form, places: Places, report: Report) -> Judge:
     """The judge of a stream; S2 and S4 are of one set and share theirs."""
-    classes = None if form.name == "S3" else classes_of(form.name, places.data, form.small)
-    name = "omniglot" if form.name in ("S2", "S4") else form.name
+    classes = None if form.name == "S3" else classes_of(form.source, places.data, form.small)
+    name = "omniglot" if form.name in ("S2", "S4") else form.source
     return worlds.open_judge(name, form.world, classes, places.folder, report)
 
 

@@ -29,7 +29,7 @@ from evergrove.learn.dit import Block
 from evergrove.learn.flow import sample
 from evergrove.learn.generator import to_condition, to_uint8
 from evergrove.learn.rivals import Carried, Rival
-from evergrove.learn.rivals.sequence import NUMBER_BYTES, frozen_numbers
+from evergrove.learn.rivals.sequence import NUMBER_BYTES, frozen_numbers, routed
 from evergrove.learn.strategies import Recipe, Samples, Task, remember_nothing
 from evergrove.learn.trainer import Hooks, train
 
@@ -57,6 +57,7 @@ def run(
 ) -> Line:
     """The whole stream by one strategy, and every measurement. The same arguments give the same line but its times."""
     started_s = time.process_time()
+    rival = routed(rival, world.model)
     carried = rival.begin(world.model, world.basis, len(stream.lessons))
     scores = Scores(judge, stream)
     room = Room(budget.copies * NUMBER_BYTES * frozen_numbers(world.model, world.basis))
@@ -103,7 +104,7 @@ def run(
 
 def settings_of(rival: Rival, world: World, budget: Budget) -> Settings:
     """What a line must have been made with to count as done."""
-    s = rival.strategy
+    s = routed(rival, world.model).strategy
     words = f"lr={s.lr:g} {s.weights} {s.shares}"
     return Settings(world.plan.name, budget.steps, budget.batch, budget.sampler_steps, words)
 

@@ -93,6 +93,9 @@ O_LORA = Strategy(
 ISOLATED = replace(NAIVE, name="isolated", init=TRAINED, lr=TRAINED_LR)
 JOINT = replace(NAIVE, name="joint", lr=FROZEN_LR)
 OURS = replace(EVERGROVE, lr=FROZEN_LR)
+REHEARSED = replace(
+    OURS, name="replay+teacher", shares=Shares(replay=0.5, teacher=0.25), weights=replace(OURS.weights, ewc=0.0)
+)
 
 
 def _shared(name: str, paper: str, strategy: Strategy, prepare_rows: int = 0, observations: bool = False) -> Rival:
@@ -109,6 +112,12 @@ def _shared(name: str, paper: str, strategy: Strategy, prepare_rows: int = 0, ob
     )
 
 
+_OWN = replace(
+    _shared("isolated-b", "one B a task on the release's frozen A", replace(NAIVE, lr=FROZEN_LR)),
+    begin=sequence.begin_parts,
+    after=sequence.after_isolated,
+    network=sequence.network_of_task,
+)
 _ALL = (
     _shared("naive", "the adapter alone", replace(NAIVE, lr=FROZEN_LR)),
     replace(_shared("full", "full fine-tuning", replace(FULL, lr=2e-4)), after=sequence.after_full),
@@ -150,52 +159,52 @@ _ALL = (
         network=sequence.network_of_task,
     ),
     replace(
-        _shared("lora", "ours with A trained too", replace(LORA, lr=TRAINED_LR), GENERATED, True),
+        _shared("lora", "the shared form with A trained too", replace(LORA, lr=TRAINED_LR), GENERATED, True),
         begin=sequence.begin_trained,
     ),
-    _shared("evergrove", "ours (DESIGN §5)", OURS, GENERATED + FISHER, True),
     replace(
-        _shared("recombined", "ours, with combinations nobody showed", OURS, GENERATED + FISHER, True),
+        _shared("evergrove", "ours: a B of its own for what stands alone, else the next", REHEARSED, GENERATED, True),
+        alone=_OWN,
+    ),
+    _shared("replay+teacher", "one B, old observations and a teacher", REHEARSED, GENERATED, True),
+    _shared("shared", "one B, with the Fisher's term too: ours as it was at first", OURS, GENERATED + FISHER, True),
+    replace(
+        _shared("recombined", "the shared form, with combinations nobody showed", OURS, GENERATED + FISHER, True),
         recombines=True,
     ),
-    replace(
-        _shared("isolated-b", "the same with the release's A frozen", replace(NAIVE, lr=FROZEN_LR)),
-        begin=sequence.begin_parts,
-        after=sequence.after_isolated,
-        network=sequence.network_of_task,
-    ),
+    _OWN,
     replace(_shared("joint", "all tasks at once: the bound", JOINT), joint=True),
 )
 RIVALS: Mapping[str, Rival] = {rival.name: rival for rival in _ALL}
 """Every rival by its name, in the order of a table."""
 
-_OURS = RIVALS["evergrove"]
+_OURS = RIVALS["shared"]
 _ABLATIONS = (
     replace(
         _OURS,
         name="no-ewc",
-        paper="ours without the Fisher's term",
+        paper="the shared form without the Fisher's term",
         strategy=replace(OURS, weights=replace(OURS.weights, ewc=0.0)),
         prepare_rows=GENERATED,
     ),
     replace(
         _OURS,
         name="no-teacher",
-        paper="ours without a teacher, replay in its place",
+        paper="the shared form without a teacher, replay in its place",
         strategy=replace(OURS, shares=Shares(replay=0.5), weights=replace(OURS.weights, teacher=0.0)),
         prepare_rows=FISHER,
     ),
     replace(
         _OURS,
         name="no-replay",
-        paper="ours without observations, and so without a Fisher: the teacher in their place",
+        paper="the shared form without observations, and so without a Fisher: the teacher in their place",
         strategy=replace(OURS, shares=Shares(teacher=0.5), weights=replace(OURS.weights, ewc=0.0)),
         keeps_observations=False,
         prepare_rows=GENERATED,
     ),
 )
 ABLATIONS: Mapping[str, Rival] = {rival.name: rival for rival in _ABLATIONS}
-"""Ours less one term each; raced only when they are named."""
+"""The shared form less one term each; raced only when they are named."""
 
 
 def rival_named(name: str) -> Rival:

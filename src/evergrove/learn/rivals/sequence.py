@@ -60,7 +60,8 @@ class Rival:
     a task that has old conditions, in network passes of one row (a forward pass is 1, a backward pass 2).
     ``prior`` is the curvature of what the release knows, where that must be kept, from (model, A, x, codes, chance).
     ``recombines``: its teacher is also asked about combinations that nobody has shown, every known value of the first
-    factor with all else that is known. ``joint``: it is given all tasks at once, as the bound.
+    factor with all else that is known. ``joint``: it is given all tasks at once, as the bound. ``alone`` is the method
+    that takes this one's place where a condition combines with nothing, see ``routed``.
     """
 
     name: str
@@ -74,6 +75,15 @@ class Rival:
     prior: Prior | None = None
     recombines: bool = False
     joint: bool = False
+    alone: "Rival | None" = None
+
+
+def routed(rival: Rival, model: nn.Module) -> Rival:
+    """The method that does the work: ``alone`` where the network knows one factor only, for then a new value of it has
+    nothing to combine with and shares nothing that a B of its own would lack."""
+    if rival.alone is None or len(cast(Vocabulary, model.vocabulary).factors) > 1:
+        return rival
+    return replace(rival.alone, name=rival.name)
 
 
 # Beginnings: the release's A as it is, or rows of it such that A and B together have as many numbers.
