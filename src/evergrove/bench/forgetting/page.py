@@ -8,8 +8,9 @@ from importlib import resources
 import numpy as np
 
 from evergrove.bench.forgetting.lines import Line
+from evergrove.bench.forgetting.retention import PERCENTS, SELECTIONS, kept_named
 from evergrove.bench.forgetting.summary import Interval
-from evergrove.bench.forgetting.tables import OURS, Row, Table
+from evergrove.bench.forgetting.tables import OURS, Row, Table, average
 from evergrove.media.charts import Curve, curves
 
 COLUMNS = ("fid", "lost_fid", "kid", "fid_random", "coverage", "accuracy", "lost_accuracy", "unseen", "kept", "against")
@@ -21,7 +22,8 @@ def page(tables: Sequence[Table], lines: Sequence[Line], command: str) -> str:
     parts = [f"<h1>Forgetting</h1><p><code>{escape(command)}</code></p>"]
     for table in tables:
         mine = [line for line in lines if line.stream == table.stream]
-        parts += [f"<h2>{escape(table.stream)}</h2>", _chart(mine), _rows(table)]
+        drawn = retained(mine) if table.stream == "R1" else _chart(mine)
+        parts += [f"<h2>{escape(table.stream)}</h2>", drawn, _rows(table)]
     head = f"<meta charset='utf-8'><title>Evergrove: forgetting</title><style>{css}</style>"
     body = f"<body><main>{''.join(parts)}</main></body>"
     return f"<!doctype html><html lang='en'><head>{head}</head>{body}</html>\n"
@@ -43,6 +45,27 @@ def _chart(lines: Sequence[Line]) -> str:
         if points:
             drawn.append(Curve(name, tuple(points), tone, dashed=name not in (OURS, "naive")))
     return curves(drawn, "lessons learnt", "right, of all learnt so far") if drawn else ""
+
+
+def retained(lines: Sequence[Line]) -> str:
+    """Share read right at the end by the percentage of the stream that was kept, for each selection."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for line in lines:
+        keep = kept_named(line.strategy)
+        if keep is not None:
+            found.setdefault((keep.selection, keep.percent), []).append(average(line, "accuracy"))
+    whole = found.get(("all", 100))
+    drawn = []
+    for name in SELECTIONS:
+        points = [(float(p), float(np.mean(found[name, p]))) for p in PERCENTS if (name, p) in found]
+        tone = "good" if name == "ours" else "bad" if name == "random" else "plain"
+        if points:
+            drawn.append(Curve(name, tuple(points), tone, dashed=name not in ("ours", "random")))
+    if whole and drawn:
+        level = float(np.mean(whole))
+        ends = ((float(PERCENTS[0]), level), (float(PERCENTS[-1]), level))
+        drawn.append(Curve("all of it", ends, "plain", dashed=False))
+    return curves(drawn, "% of the stream kept", "right at the end") if drawn else ""
 
 
 def _rows(table: Table) -> str:
