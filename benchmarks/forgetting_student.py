@@ -2,7 +2,7 @@
 
     python benchmarks/forgetting_student.py --out runs/student --seeds 5 --workers 2
 
-One JSON line for each student in ``OUT/taught.jsonl`` and for each adapter in ``OUT/noticed.jsonl``.
+One JSON line for each student (``arm``) and for each adapter on one (``adapter``) in ``OUT/student.jsonl``.
 """
 
 import argparse
@@ -33,12 +33,10 @@ def main() -> None:
     torch.set_num_threads(1)
     student.judge_of(worlds.HANDWRITING, folder)
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
-        running = {}
-        for seed in range(given.seeds):
-            running[pool.submit(one, student.compare, folder, seed, given.steps)] = "taught"
-            running[pool.submit(one, student.notice, folder, seed, given.steps)] = "noticed"
+        both = (student.compare, student.notice)
+        running = [pool.submit(one, what, folder, n, given.steps) for n in range(given.seeds) for what in both]
         for future in as_completed(running):
-            with (given.out / f"{running[future]}.jsonl").open("ab") as file:
+            with (given.out / "student.jsonl").open("ab") as file:
                 for row in future.result():
                     file.write(msgspec.json.encode(row) + b"\n")
                     print(f"[{time.monotonic() - begun_s:6.1f} s] {row}", flush=True)
