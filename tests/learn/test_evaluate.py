@@ -162,7 +162,7 @@ def test_values_are_cached_by_what_they_depend_on(world: World, tmp_path: Path) 
     golden, own = sets(world)
     asked = Counted(release(world).module)
     roles = Roles(Network(harmed(world)), Network(asked, "one"), Network(asked, "one"))
-    shallow = Probe(draws_max=1)
+    shallow = Probe(draws=1, draws_max=1)
     first = measure(roles, golden, own, LEARNT, shallow, cache=tmp_path)
     n = asked.n
     # Told rightly and told wrongly: as incumbent, and not again as release.
@@ -180,7 +180,7 @@ def test_the_cache_stays_bounded_and_keeps_what_is_asked_for(world: World, tmp_p
     """Months of candidates: each leaves its values, the oldest go, and those of what serves are read every time."""
     golden, own = sets(world)
     asked = Counted(release(world).module)
-    shallow = Probe(draws_max=1)
+    shallow = Probe(draws=1, draws_max=1)
 
     def look(candidate: str) -> None:
         roles = Roles(Network(release(world).module, candidate), Network(asked, "one"), Network(asked, "one"))
@@ -195,9 +195,9 @@ def test_the_cache_stays_bounded_and_keeps_what_is_asked_for(world: World, tmp_p
 
 
 def test_few_items_are_looked_at_more_often(world: World) -> None:
-    """96 looks for the smallest condition, six draws at most: 12 items get 6, 36 get 3, 150 get 1; none asked, 1."""
+    """96 looks for the smallest condition, six draws at most: 12 items get 6, 36 get 3, 150 get 2; none asked, 2."""
     image = world.golden.images[:1]
-    for n, draws in ((12, 6), (36, 3), (150, 1), (0, 1)):
+    for n, draws in ((12, 6), (36, 3), (150, 2), (0, 2)):
         samples = Samples(np.repeat(image, n, axis=0), np.ones((n, 2), np.int16))
         assert Probe().deepened(Golden(samples, ((1, 0),), 0)).draws == draws
 
@@ -231,5 +231,5 @@ def test_nothing_of_its_own_is_fine(world: World) -> None:
 
     empty = Golden(Samples(world.own.images[:0], world.own.codes[:0]), (), 0)
     roles = Roles(release(world), release(world), release(world))
-    assert len(measure(roles, golden, empty, (), Probe(draws_max=1, batch=9), before_batch=ask)) == 6
+    assert len(measure(roles, golden, empty, (), Probe(draws=1, draws_max=1, batch=9), before_batch=ask)) == 6
     assert asked[0] == 4 * 4  # three networks and the release told wrongly, 36 items in batches of 9

@@ -88,7 +88,7 @@ class Gate(Section, frozen=True):
     60 %.
     """
 
-    delta: Positive = 0.2
+    delta: Positive = 0.15
     """Harm of one update against what serves now."""
     cumulative: Positive = 0.30
     """Harm of all updates together against the signed release."""

@@ -30,7 +30,7 @@ Outcome = Literal["accept", "rescale", "reject", "refresh", "alarm"]
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Margins, in units of what a condition is worth (.2: a fifth of the way to not knowing it; ADR 0005).
+    """Margins, in units of what a condition is worth (.15: fifteen per cent of the way to not knowing it; ADR 0005).
 
     ``delta`` bounds one update against the incumbent, ``cumulative`` all updates against the signed release, ``tau``
     the distance to the teacher against the release's own distance, ``own`` one update on a condition that the device
