@@ -3,6 +3,7 @@
 import random
 from typing import Any, get_args
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from evergrove.core.rollout import Policy as Stages
 from evergrove.rules import gate, rollout
 from evergrove.tiers.cloud import Policy, State, next_due, settle, step, under_way
 
-HAPPY, SAD = (1, 0), (2, 0)
+HAPPY, SAD, ALL = (1, 0), (2, 0), (0, 0)
 BASE = "ba" * 32
 GATE = gate.Policy(delta=0.05, cumulative=0.10, tau=0.10, own=0.25, updates_max=20)
 POLICY = Policy(gate=GATE, cohorts=3, cohorts_min=1, wait_s=100.0, waiting_max=5, compute_s=50.0, measure_s=50.0)
@@ -33,11 +34,10 @@ def cohort(number: int, fog: str = "north", generation: int = 1, epsilon: float 
 
 
 def measured(job: str, gamma: float = 1.0, harm: float = 0.0, probes: tuple[str, ...] = ()) -> ev.FleetMeasured:
-    """What the golden set says: a gain on sad, and this harm on happy."""
+    """What the golden set says: no harm to sad and a gain on the whole, and this harm to happy."""
     answers = [Comparison(kind, HAPPY, 150, harm, 0.01) for kind in ("incumbent", "release")]
-    return ev.FleetMeasured(
-        job, f"candidate of {job}", gamma, (*answers, Comparison("gain", SAD, 150, -0.4, 0.01)), probes, 1.0
-    )
+    answers += [Comparison("incumbent", SAD, 150, -0.4, 0.01), Comparison("gain", ALL, 150, -0.4, 0.01)]
+    return ev.FleetMeasured(job, f"candidate of {job}", gamma, tuple(answers), probes, 1.0)
 
 
 class Cloud:
@@ -161,6 +161,25 @@ def test_a_few_cohorts_are_enough_after_their_time() -> None:
     assert not cloud.facts(ev.TimePassed)
 
 
+def test_what_is_learnt_must_gain_on_the_whole_and_be_lost_nowhere() -> None:
+    """Flat on sad is fine where the whole gains; worse on sad is not; without a gain only where none is asked for."""
+    whole, flat = Comparison("gain", ALL, 150, -0.4, 0.01), Comparison("incumbent", SAD, 150, 0.0, 0.01)
+    known = measured("cloud-00001").comparisons[:2]
+    none = Comparison("gain", ALL, 150, 0.0, 0.01)
+    lost = Comparison("incumbent", SAD, 150, 1.5, 0.01)
+    for asked, answers, verdict in (
+        (True, (flat, whole), "accept"),
+        (True, (lost, whole), "reject"),
+        (True, (flat, none), "rescale"),
+        (False, (flat, none), "accept"),
+    ):
+        cloud = Cloud(msgspec.structs.replace(POLICY, needs_gain=asked))
+        cloud.hear(*(ev.CohortReceived(cohort(n)) for n in (1, 2, 3)))
+        cloud.hear(ev.CandidateMade("cloud-00001", "candidate of cloud-00001", None, 9.0))
+        cloud.hear(ev.FleetMeasured("cloud-00001", "candidate of cloud-00001", 1.0, (*known, *answers), (), 1.0))
+        assert cloud.facts(ev.FleetJudged)[-1].verdict == verdict
+
+
 # ---- what goes wrong -------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +271,10 @@ def test_back_goes_on_from_the_old_line() -> None:
     assert (cloud.state.release, cloud.state.rollout.version) == (BASE, 3)
     cloud.hear(*(ev.CohortReceived(cohort(n)) for n in (4, 5, 6)))
     assert (cloud.asked(do.Consolidate).release, cloud.asked(do.Consolidate).server) == (BASE, None)
+    job = cloud.asked(do.Consolidate).job
+    cloud.hear(ev.RolloutStarted("r4", "by hand", 4, (), Stages()))
+    assert do.StopWork(job) in cloud.told, "it was made of what is given up now"
+    assert (cloud.state.work, cloud.state.n_spent) == (None, 6)
 
 
 def test_an_order_that_makes_no_sense_is_logged_as_refused() -> None:
@@ -276,7 +299,7 @@ def test_the_next_generation() -> None:
     assert cloud.hear(ev.MergeRequested("me")) == []
     cloud.hear(ev.CandidateMade("cloud-00001", "candidate of cloud-00001", None, 9.0))
     flat = measured("cloud-00001")
-    cloud.hear(ev.FleetMeasured(flat.job, flat.candidate, 1.0, flat.comparisons[:2], (), 1.0))
+    cloud.hear(ev.FleetMeasured(flat.job, flat.candidate, 1.0, flat.comparisons[:3], (), 1.0))
     assert cloud.asked(do.SignRelease).cohorts == 0
     roll_out(cloud, "cloud-00001", "next", 2, generation=2)
     assert (cloud.state.generation, cloud.state.release, cloud.state.n_dropped) == (2, "next", 1)

@@ -48,7 +48,8 @@ class CloudStarted(CloudFact, frozen=True, tag="cloud_started"):
 class GenerationOpened(CloudFact, frozen=True, tag="generation_opened"):
     """Where the fleet stands to begin with: its release (the manifest's SHA-256) and what the fleet's gate asks.
 
-    ``conditions`` must not be lost, ``learning`` must gain; ``teacher``: the release has one to compare with.
+    ``conditions`` must not be lost; none of ``learning`` may be lost once it is learnt, and on the whole it must gain;
+    ``teacher``: the release has one to compare with.
     """
 
     generation: int

@@ -5,7 +5,7 @@ integer per factor (0 is the null entry) and back. A device may *extend* a vocab
 their numbers for ever, so that an embedding row never changes its meaning.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 import msgspec
@@ -119,3 +119,8 @@ def group(code: Code, known: tuple[int, ...]) -> Code:
         return new
     first = next((i for i, n in enumerate(code) if n), None)
     return tuple(n if i == first else 0 for i, n in enumerate(code))
+
+
+def everything(conditions: Sequence[Code]) -> Code:
+    """The masked code of no condition in particular, of as many factors as these: it counts for every picture."""
+    return (0,) * len(conditions[0])

@@ -4,6 +4,7 @@ import msgspec
 
 from evergrove.core import cloud_effects as do
 from evergrove.core import cloud_events as ev
+from evergrove.core.conditions import everything
 from evergrove.rules import gate
 from evergrove.rules.probation import elapsed
 from evergrove.tiers.cloud.state import (
@@ -91,13 +92,14 @@ def made(state: State, event: ev.CandidateMade, now_s: float) -> Result:
 
 
 def judge(policy: Policy, state: State, event: ev.FleetMeasured, now_s: float) -> Result:
-    """Every condition must be kept, what is to be learnt must gain, and no trigger may work."""
+    """Every condition must be kept, what is learnt must gain on the whole, and no trigger may work."""
     work = of_work(state, event.job, "measure")
     if work is None or event.candidate != work.candidate or event.gamma != work.gamma:
         return state, []
-    learns = work.purpose == "consolidate"
-    learning = state.learning if learns else ()
-    expected = gate.questions(state.conditions, (), learning, teacher=state.teacher)
+    # The gain is asked of all that is learnt together: what is learnt to the full cannot gain in every release.
+    learns = work.purpose == "consolidate" and policy.needs_gain
+    gains = (everything(state.learning),) if learns and state.learning else ()
+    expected = gate.questions(state.conditions, state.learning, gains, teacher=state.teacher)
     looking, verdict = gate.judge(
         state.looking, policy.gate, event.comparisons, expected, work.gamma, needs_gain=learns
     )

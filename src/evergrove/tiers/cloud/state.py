@@ -26,7 +26,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``cohorts`` are enough for a consolidation; ``cohorts_min`` are, once ``wait_s`` have passed since the first of
     them came. ``waiting_max`` may wait, more are put off. A job is tried ``attempts_max`` times; computing and
-    measuring are cut off after ``compute_s`` and ``measure_s``. Signing is a person's, and has no limit.
+    measuring are cut off after ``compute_s`` and ``measure_s``. Signing is a person's, and has no limit. With
+    ``needs_gain`` a consolidation must be better on what the fleet learns, else only not worse.
     """
 
     gate: gate.Policy
@@ -37,6 +38,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attempts_max: int = 3
     compute_s: float = 3600.0
     measure_s: float = 3600.0
+    needs_gain: bool = True
 
     def check(self) -> None:
         """Raises ``UsageError`` where the numbers make no sense together."""

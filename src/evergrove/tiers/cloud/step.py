@@ -117,11 +117,12 @@ def _again(state: State) -> Effects:
 
 
 def _open(policy: Policy, state: State, event: ev.GenerationOpened, now_s: float) -> Result:
-    """Where the fleet stands to begin with; told again, only what the gate asks may change."""
+    """Where the fleet stands to begin with; told again, what the gate asks changes, and another release is noted."""
     state = change(state, conditions=event.conditions, learning=event.learning, teacher=event.teacher)
+    lines = {**state.lines, event.release: state.lines.get(event.release, Line(event.generation))}
     if state.release:
+        state = change(state, lines=lines)
         return state, work.begin(policy, state, now_s)
-    lines = {event.release: Line(event.generation)}
     return change(work.of_generation(state, event.generation), release=event.release, lines=lines), []
 
 
@@ -149,7 +150,10 @@ def _roll(policy: Policy, state: State, event: ev.RolloutEvent, now_s: float) ->
     if isinstance(event, ev.RolloutStarted) and state.work is not None and state.work.version == event.version:
         effects.append(do.StopWork(state.work.job))
         state = idle(state)
-    state = _adopt(state)
+    made_from, state = state.release, _adopt(state)
+    if state.work is not None and state.release != made_from:  # gone back meanwhile: it was made of what is given up
+        effects.append(do.StopWork(state.work.job))
+        state = idle(state)
     due = rollout_health.due(after, now_s)
     if due is not None:
         return state, [*effects, emit(due)]
