@@ -4,6 +4,7 @@ The same words are spoken on a fog's loopback door, in the messages between fog 
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evergrove.core.errors import InvalidInput
+from evergrove.core.rollout import DeviceReport
 
 VERSION = 1
 VECTOR_BYTES_MAX = 64 << 20
@@ -44,7 +46,7 @@ class NoisedSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Consolidator(Protocol):
-    """Who takes sums at the cloud: each exactly once, by fog and id."""
+    """Who takes sums at the cloud: each exactly once, by fog and id; and devices' words, by fog and position."""
 
     def taken(self, fog: str, id: str) -> bool:
         """Whether ``take`` has returned for this sum, in this process's life or an earlier one."""
@@ -52,6 +54,10 @@ class Consolidator(Protocol):
 
     def take(self, fog: str, one: NoisedSum) -> None:
         """Takes one sum; durable once it returns, and then ``taken``, in one transaction. Never called again for it."""
+        ...
+
+    def hear(self, fog: str, reports: Sequence[DeviceReport]) -> None:
+        """Takes what devices have said, in the order of positions; durable once it returns. Told again, it is once."""
         ...
 
 

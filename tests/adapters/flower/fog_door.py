@@ -6,7 +6,10 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
+
 from evergrove.core import sums
+from evergrove.core.rollout import DeviceReport, Mark
 from evergrove.core.sums import NoisedSum
 
 
@@ -17,6 +20,7 @@ class MemoryFog:
         self.lock = threading.Lock()
         self.closed: list[NoisedSum] = []
         self.acknowledged: list[str] = []
+        self.reports: list[DeviceReport] = []
         self.n_fetches = 0
         self.token = token
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -37,6 +41,16 @@ class MemoryFog:
             waiting = [one for one in self.closed if one.id not in self.acknowledged]
             ids = [one.id for one in waiting]
             return waiting[ids.index(id) + 1 :] if id in ids else waiting
+
+    def say(self, device: str, mark: Mark = "confirmed") -> None:
+        """A device says something of a release."""
+        with self.lock:
+            self.reports.append(DeviceReport(len(self.reports) + 1, device, "r1", mark))
+
+    def said_after(self, position: int) -> list[DeviceReport]:
+        """What the contract says comes after a position."""
+        with self.lock:
+            return [one for one in self.reports if one.position > position][:1000]
 
     def acknowledge(self, id: str) -> bool:
         """Whether the fog ever had it."""
@@ -60,11 +74,14 @@ class MemoryFog:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 where = urlsplit(self.path)
-                if where.path != "/internal/cohorts":
+                after = parse_qs(where.query).get("after", [""])[0]
+                if where.path not in ("/internal/cohorts", "/internal/reports"):
                     return self._say(404)
                 if not self._allowed():
                     return self._say(401)
-                return self._say(200, sums.encode(fog.after(parse_qs(where.query).get("after", [""])[0])))
+                if where.path == "/internal/reports":
+                    return self._say(200, msgspec.msgpack.encode(fog.said_after(int(after))))
+                return self._say(200, sums.encode(fog.after(after)))
 
             def do_POST(self) -> None:
                 parts = self.path.split("/")

@@ -54,8 +54,9 @@ class RoughLink:
         for id in question.acknowledge:
             self.fogs[fog].acknowledge(id)
         outcome: Answer | Failed = Answer(
-            fog, question.acknowledge, tuple(self.fogs[fog].after(question.after))[: question.limit]
-        )
+            fog, question.acknowledge, tuple(self.fogs[fog].after(question.after))[: question.limit],
+            tuple(self.fogs[fog].said_after(question.reports_after)),
+        )  # fmt: skip
         if self.chance.random() < self.harm:
             outcome = Failed("the SuperNode went away")
         delay_s = self.chance.choice([0.0, 1.0, 30.0]) if self.harm else 0.0
@@ -109,6 +110,7 @@ def test_every_sum_once_over_a_rough_link_and_any_kill(
             for index, fog in enumerate(fogs.values()):
                 for number in range(2):
                     fog.close_cohort(made(index, 10 * life + number))
+                    fog.say(f"{index}-{life}-{number}")
             left = chance.randrange(1, 80)
 
             def at(step: str, path: Path) -> None:
@@ -126,6 +128,10 @@ def test_every_sum_once_over_a_rough_link_and_any_kill(
             fog._server.server_close()
     closed = [(name, one.id) for name, fog in fogs.items() for one in fog.closed]
     assert sorted(arrived(folder)) == sorted(closed)
+    inbox = Inbox(folder / NAME)
+    said = sorted(one.device for fog in fogs.values() for one in fog.reports)
+    assert sorted(one.device for _, one in inbox.reports(10_000)) == said
+    inbox.close()
     for fog in fogs.values():
         assert sorted(fog.acknowledged) == sorted(one.id for one in fog.closed)
 

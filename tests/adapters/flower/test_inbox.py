@@ -7,6 +7,7 @@ import pytest
 
 from evergrove.adapters.flower.inbox import Inbox
 from evergrove.core.errors import CorruptState
+from evergrove.core.rollout import DeviceReport, Mark
 from evergrove.core.sums import NoisedSum, noised_sum
 
 
@@ -50,3 +51,26 @@ def test_a_file_that_is_no_inbox_is_refused(tmp_path: Path) -> None:
     (tmp_path / "inbox.db").write_bytes(b"not a database, but long enough to be read as one" * 100)
     with pytest.raises(CorruptState, match="restore"):
         Inbox(tmp_path / "inbox.db")
+
+
+def said(position: int, device: str = "a", mark: Mark = "accepted") -> DeviceReport:
+    return DeviceReport(position, device, "r1", mark)
+
+
+def test_what_devices_say_is_heard_once_and_the_last_word_of_each_stays(tmp_path: Path) -> None:
+    """Told again before and after it was counted: not again. Two fogs have positions of their own."""
+    inbox = Inbox(tmp_path / "inbox.db")
+    inbox.hear("7", [said(1), said(2, "b")])
+    inbox.hear("7", [said(1), said(2, "b"), said(5, "a", "confirmed")])
+    inbox.hear("8", [said(1, "c")])
+    waiting = inbox.reports()
+    assert [(fog, one.position) for fog, one in waiting] == [("7", 1), ("7", 2), ("7", 5), ("8", 1)]
+    inbox.reported(waiting)
+    inbox.close()
+    again = Inbox(tmp_path / "inbox.db")
+    again.hear("7", [said(2, "b"), said(5, "a", "confirmed")])
+    assert again.reports() == []
+    assert {device: (heard.fog, heard.mark) for device, heard in again.devices().items()} == {
+        "a": ("7", "confirmed"), "b": ("7", "accepted"), "c": ("8", "accepted"),
+    }  # fmt: skip
+    again.close()

@@ -7,6 +7,7 @@ from fog_door import MemoryFog
 from evergrove.adapters.flower.loopback import FogDoor, answer
 from evergrove.adapters.flower.port import Question
 from evergrove.core.errors import ConfigError, InvalidInput, Unreachable
+from evergrove.core.rollout import DeviceReport
 from evergrove.core.sums import NoisedSum, noised_sum
 
 
@@ -107,4 +108,47 @@ def test_a_damaged_sum_never_goes_up() -> None:
         door = FogDoor(fog.url)
         with pytest.raises(InvalidInput, match="its content is"):
             answer(asked(), door, "north")
+        door.close()
+
+
+def test_what_devices_say_comes_along_and_ends_the_waiting() -> None:
+    """After the position that was taken last, in order, at most a thousand at once."""
+    with MemoryFog() as fog:
+        door = FogDoor(fog.url)
+        for device in ("a", "b"):
+            fog.say(device)
+        clock: list[float] = []
+        heard = answer(asked(wait_s=10.0), door, "north", lambda: 0.0, clock.append)
+        assert ([one.device for one in heard.reports], heard.sums, clock) == (["a", "b"], (), [])
+        later = Question("", (), 0.0, 8, reports_after=1)
+        assert [one.device for one in answer(later, door, "north").reports] == ["b"]
+        for n in range(1200):
+            fog.say(f"d{n}")
+        assert len(answer(asked(), door, "north").reports) == 1000
+        door.close()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        DeviceReport(0, "a", "r", "failed"),
+        DeviceReport(1, "", "r", "failed"),
+        DeviceReport(1, "a" * 200, "r", "failed"),
+    ],
+)
+def test_reports_of_no_order_or_size_never_go_up(bad: DeviceReport) -> None:
+    """A position that does not grow, a name without letters or without an end."""
+    with MemoryFog() as fog:
+        fog.said_after = lambda position: [bad]  # type: ignore[method-assign]
+        door = FogDoor(fog.url)
+        with pytest.raises(InvalidInput, match=r"positions grow|a name of"):
+            door.reports(0)
+        door.close()
+
+
+def test_a_fog_that_knows_no_reports_gives_none() -> None:
+    """An older one answers 404."""
+    with MemoryFog() as fog:
+        door = FogDoor(fog.url + "/older")
+        assert door.reports(0) == []
         door.close()

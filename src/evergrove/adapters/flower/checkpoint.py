@@ -19,13 +19,17 @@ N_BYTES_MAX = 64 << 20
 
 
 class FogMark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where one fog stands: its own name, the last id taken, ids to acknowledge, sums counted, answers refused."""
+    """Where one fog stands: its own name, the last id taken, ids to acknowledge, sums counted, answers refused.
+
+    ``reports_after`` is the position of the last report that is durable.
+    """
 
     name: str = ""
     after: str = ""
     pending: tuple[str, ...] = ()
     n_taken: int = 0
     n_failed: int = 0
+    reports_after: int = 0
 
 
 class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

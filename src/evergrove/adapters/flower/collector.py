@@ -112,6 +112,10 @@ class Collector:
         pending = tuple(id for id in mark.pending if id not in heard)
         if (pending, answer.fog) != (mark.pending, mark.name):
             mark = self._save(fog, msgspec.structs.replace(mark, name=answer.fog, pending=pending))
+        if answer.reports:
+            self._consolidator.hear(fog, answer.reports)
+            after = max(mark.reports_after, answer.reports[-1].position)
+            mark = self._save(fog, msgspec.structs.replace(mark, reports_after=after))
         n = 0
         for one in answer.sums:
             new = not self._consolidator.taken(fog, one.id)
@@ -137,7 +141,9 @@ class Collector:
         if silent or now_s < one.rests_until_s or len(one.asked) >= self._settings.questions_max:
             return
         mark = self._state.fogs.get(fog, FogMark())
-        question = Question(mark.after, mark.pending[:SUMS_MAX], self._settings.wait_s, self._settings.limit)
+        question = Question(
+            mark.after, mark.pending[:SUMS_MAX], self._settings.wait_s, self._settings.limit, mark.reports_after
+        )
         one.asked[self._fogs.ask(fog, question, self._settings.ttl_s)] = now_s
 
     def _forget_old(self) -> None:

@@ -1,11 +1,12 @@
 """The cloud's inbox: a consolidator that keeps every sum, once, until the cloud has counted it. One SQLite file.
 
 The ServerApp writes, the cloud's own process reads: so what consolidates need not live in Flower's process, and the
-ServerApp needs no torch. The name of a sum stays when its content is gone, so a late repetition is still known.
+ServerApp needs no torch. The name of a sum stays when its content is gone, so a late repetition is still known. What
+devices say of releases waits here too, each word once; of each device the last one stays.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from pathlib import Path
 from evergrove.adapters.files import DiskFull
 from evergrove.core import sums
 from evergrove.core.errors import CorruptState, EvergroveError
+from evergrove.core.rollout import DeviceReport, Mark
 from evergrove.core.sums import NoisedSum
 
 NAME = "inbox.db"
 BUSY_S = 30.0
-SCHEMA = """
+SCHEMA = (
+    """
 CREATE TABLE IF NOT EXISTS sums (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
     fog TEXT NOT NULL,
@@ -25,7 +28,22 @@ CREATE TABLE IF NOT EXISTS sums (
     content BLOB,
     UNIQUE (fog, id)
 ) STRICT
-"""
+""",
+    """
+CREATE TABLE IF NOT EXISTS reports (
+    fog TEXT NOT NULL, position INTEGER NOT NULL, device TEXT NOT NULL, rollout TEXT NOT NULL, mark TEXT NOT NULL,
+    shadow INTEGER NOT NULL, PRIMARY KEY (fog, position)
+) STRICT
+""",
+    "CREATE TABLE IF NOT EXISTS heard (fog TEXT PRIMARY KEY, position INTEGER NOT NULL) STRICT",
+    """
+CREATE TABLE IF NOT EXISTS devices (
+    device TEXT PRIMARY KEY, fog TEXT NOT NULL, rollout TEXT NOT NULL, mark TEXT NOT NULL, shadow INTEGER NOT NULL
+) STRICT
+""",
+)
+DEVICES_MAX = 1_000_000
+"""Devices of which the last word is remembered; a word of one more is counted and then forgotten."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,16 @@ class Arrival:
     position: int
     fog: str
     sum: NoisedSum
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A device's last word: through which fog, on which rollout, and what."""
+
+    fog: str
+    rollout: str
+    mark: Mark
+    shadow: bool
 
 
 class Inbox:
@@ -47,7 +75,8 @@ class Inbox:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")  # NORMAL may lose the last transactions in a power cut
-            self._db.execute(SCHEMA)
+            for table in SCHEMA:
+                self._db.execute(table)
 
     def taken(self, fog: str, id: str) -> bool:
         """Whether this sum was ever taken, counted since or not."""
@@ -79,9 +108,58 @@ class Inbox:
         with self._guard():
             self._db.execute("UPDATE sums SET content = NULL WHERE position = ?", (position,))
 
+    # ---- what devices say ------------------------------------------------------------------------------------------
+
+    def hear(self, fog: str, reports: Sequence[DeviceReport]) -> None:
+        """Keeps what is new of a fog's reports, durable on return; what was heard before, counted or not, is not."""
+        with self._guard(), self._transaction():
+            row = self._db.execute("SELECT position FROM heard WHERE fog = ?", (fog,)).fetchone()
+            after = row[0] if row else -1
+            for one in reports:
+                if one.position > after:
+                    after = one.position
+                    words = (fog, one.position, one.device, one.rollout, one.mark, int(one.shadow))
+                    self._db.execute("INSERT INTO reports VALUES (?, ?, ?, ?, ?, ?)", words)
+            self._db.execute("INSERT OR REPLACE INTO heard VALUES (?, ?)", (fog, after))
+
+    def reports(self, limit: int = 1000) -> list[tuple[str, DeviceReport]]:
+        """Fogs and reports that the cloud has not counted yet; those of one fog in their order."""
+        with self._guard():
+            rows = self._db.execute(
+                "SELECT fog, position, device, rollout, mark, shadow FROM reports ORDER BY rowid LIMIT ?", (limit,)
+            ).fetchall()
+        return [(row[0], DeviceReport(row[1], row[2], row[3], row[4], bool(row[5]))) for row in rows]
+
+    def reported(self, counted: Sequence[tuple[str, DeviceReport]]) -> None:
+        """The cloud has counted these, durably; of each device its last word stays."""
+        with self._guard(), self._transaction():
+            full = self._db.execute("SELECT count(*) FROM devices").fetchone()[0] >= DEVICES_MAX
+            put = "UPDATE devices SET fog = ?2, rollout = ?3, mark = ?4, shadow = ?5 WHERE device = ?1"
+            if not full:
+                put = "INSERT OR REPLACE INTO devices VALUES (?1, ?2, ?3, ?4, ?5)"
+            for fog, one in counted:
+                self._db.execute(put, (one.device, fog, one.rollout, one.mark, int(one.shadow)))
+                self._db.execute("DELETE FROM reports WHERE fog = ? AND position = ?", (fog, one.position))
+
+    def devices(self) -> dict[str, Heard]:
+        """Every device that has said something, by its name, and its last word."""
+        with self._guard():
+            rows = self._db.execute("SELECT device, fog, rollout, mark, shadow FROM devices ORDER BY device").fetchall()
+        return {row[0]: Heard(row[1], row[2], row[3], bool(row[4])) for row in rows}
+
     def close(self) -> None:
         """Closes the file."""
         self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
 
     @contextmanager
     def _guard(self) -> Iterator[None]:

@@ -12,6 +12,9 @@ fog may give fewer than it has; at most ``ANSWER_BYTES_MAX`` bytes.
 ``POST /internal/cohorts/{id}/acknowledged`` → 204, also when it was before; 404 for an id that the fog never had. Once
 it is answered the sum may be deleted: the cloud has it, durably.
 
+``GET /internal/reports?after=N`` → 200, ``application/msgpack``: a list of maps {position, device, rollout, mark,
+shadow}, what devices have said of releases after that position, in order, at most 1000. A fog without it answers 404.
+
 Where the fog asks for one, ``Authorization: Bearer TOKEN`` is sent. Served on a loopback address only.
 """
 
@@ -21,13 +24,16 @@ from collections.abc import Callable
 from urllib.parse import quote, urlsplit
 
 import httpx
+import msgspec
 
-from evergrove.adapters.flower.port import SUMS_MAX, WAIT_S_MAX, Answer, Question
+from evergrove.adapters.flower.port import SUMS_MAX, WAIT_S_MAX, Answer, Question, check_reports
 from evergrove.core import sums
 from evergrove.core.errors import ConfigError, InvalidInput, Unreachable
+from evergrove.core.rollout import DeviceReport
 from evergrove.core.sums import NoisedSum
 
 ANSWER_BYTES_MAX = 256 << 20
+REPORTS_BYTES_MAX = 1 << 20
 TIMEOUT_S = 30.0
 POLL_S = 0.5
 """Between two looks at the fog while a question waits."""
@@ -60,6 +66,28 @@ class FogDoor:
             raise Unreachable(f"the fog answered {response.status_code} when asked for cohorts; see its log")
         return sums.decode(bytes(data))
 
+    def reports(self, after: int) -> list[DeviceReport]:
+        """What devices have said after this position. Raises as ``cohorts`` does."""
+        try:
+            with self._http.stream("GET", "/internal/reports", params={"after": after}) as response:
+                data = bytearray()
+                for part in response.iter_bytes():
+                    data += part
+                    if len(data) > REPORTS_BYTES_MAX:
+                        raise InvalidInput(f"the fog's reports are more than {REPORTS_BYTES_MAX} bytes")
+        except httpx.HTTPError as fault:
+            raise Unreachable(f"the fog does not answer on {self._http.base_url}: {fault}") from fault
+        if response.status_code == 404:
+            return []
+        if response.status_code != 200:
+            raise Unreachable(f"the fog answered {response.status_code} when asked for reports; see its log")
+        try:
+            found: list[DeviceReport] = _decoder.decode(bytes(data))
+        except (msgspec.ValidationError, msgspec.DecodeError) as fault:
+            raise InvalidInput(f"the fog's reports were not understood: {fault}; update the older side") from fault
+        check_reports(found, after)
+        return found
+
     def acknowledge(self, id: str) -> None:
         """Says that the cloud has this sum. One that the fog does not know is fine. Raises ``Unreachable``."""
         try:
@@ -81,19 +109,25 @@ def answer(
     now_s: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Answer:
-    """A fog's answer: acknowledges first, then gives what has closed, waiting for it no longer than it is asked to.
+    """A fog's answer: acknowledges first, then gives what there is, waiting for it no longer than it is asked to.
 
     Raises ``Unreachable`` and ``InvalidInput`` as ``FogDoor`` does: a damaged sum never goes up.
     """
     for id in question.acknowledge[:SUMS_MAX]:
         door.acknowledge(id)
     until_s = now_s() + min(question.wait_s, WAIT_S_MAX)
-    while not (found := door.cohorts(question.after)) and now_s() < until_s:
+    while True:
+        found, reports = door.cohorts(question.after), door.reports(question.reports_after)
+        if found or reports or now_s() >= until_s:
+            break
         sleep(min(POLL_S, max(until_s - now_s(), 0.0)))
     given = tuple(found[: max(1, min(question.limit, SUMS_MAX))])
     for one in given:
         sums.check(one)
-    return Answer(fog, question.acknowledge[:SUMS_MAX], given)
+    return Answer(fog, question.acknowledge[:SUMS_MAX], given, tuple(reports))
+
+
+_decoder = msgspec.msgpack.Decoder(list[DeviceReport])
 
 
 def _is_loopback(host: str) -> bool:

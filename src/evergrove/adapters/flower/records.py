@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from evergrove.adapters.flower.port import SUMS_MAX, WAIT_S_MAX, Answer, Question
+from evergrove.adapters.flower.port import SUMS_MAX, WAIT_S_MAX, Answer, Question, check_reports
 from evergrove.core import sums
 from evergrove.core.errors import InvalidInput
 from evergrove.core.sums import VECTOR_BYTES_MAX, NoisedSum
@@ -51,6 +51,7 @@ def answer_of_records(content: RecordDict) -> Answer:
     whole = tuple(msgspec.structs.replace(one, vector=_vector(vectors[one.id], one.id)) for one in heads.sums)
     for one in whole:
         sums.check(one)
+    check_reports(heads.reports, -1)
     return msgspec.structs.replace(heads, sums=whole)
 
 
