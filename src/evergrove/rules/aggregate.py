@@ -135,11 +135,11 @@ def combine(sums: Sequence[FogSum], rule: Rule = "mean", trim: float = 0.2) -> C
     ordered = sorted(sums, key=lambda one: one.fog)
     if len({one.fog for one in ordered}) < len(ordered) or len({one.values.shape for one in ordered}) > 1:
         raise UsageError("a fog twice in one step, or sums of different sizes")
-    judged = [(one, _fault(one)) for one in ordered]
-    refused = tuple((one.fog, fault) for one, fault in judged if fault)
-    sound = [one for one, fault in judged if not fault]
+    judged = [(one, fault(one)) for one in ordered]
+    refused = tuple((one.fog, why) for one, why in judged if why)
+    sound = [one for one, why in judged if not why]
     if not sound:
-        raise InvalidInput("no fog's sum is sound: " + "; ".join(f"{fog}: {fault}" for fog, fault in refused))
+        raise InvalidInput("no fog's sum is sound: " + "; ".join(f"{fog}: {why}" for fog, why in refused))
 
     # 2. One update of them.
     used = tuple(one.fog for one in sound)
@@ -162,7 +162,7 @@ def combine(sums: Sequence[FogSum], rule: Rule = "mean", trim: float = 0.2) -> C
     return Combined(robust, used, refused, cancels=False)
 
 
-def _fault(one: FogSum) -> str:
+def fault(one: FogSum) -> str:
     """Why this cannot be an honest fog's sum; empty where it can."""
     if not np.isfinite(one.values).all():
         return "not finite"

@@ -1,0 +1,157 @@
+"""What a cloud's worker does: consolidates sums, measures a candidate, makes the next generation. The torch of a cloud.
+
+Everything comes from the cloud's folder by its name, and what is made is put into its store before the outcome says so.
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import assert_never
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evergrove.adapters.release import Release, open_release
+from evergrove.adapters.release_write import blank
+from evergrove.core.cloud_jobs import CloudJob, CloudOutcome, ConsolidateJob, FleetMeasure, Made, MeasureJob, MergeJob
+from evergrove.core.cloud_settings import Consolidation
+from evergrove.core.conditions import Code, everything
+from evergrove.core.errors import UsageError
+from evergrove.learn import evaluate
+from evergrove.learn.adapter import Adapter, attach, blank_adapter, rescale
+from evergrove.learn.adapter_file import adapter_bytes, adapter_of_bytes
+from evergrove.learn.fisher import estimate_fisher
+from evergrove.learn.generator import to_condition, to_float
+from evergrove.learn.strategies import Samples
+from evergrove.learn.triggers import Trial, triggers
+from evergrove.media.packs import read_pack
+from evergrove.rules import fleet, fleet_sums, learnt, params
+from evergrove.rules.consolidate import ServerState
+from evergrove.rules.learnt import Learnt
+from evergrove.runtime import assembly
+from evergrove.runtime.cloud_folder import CloudFolder
+from evergrove.runtime.cloud_golden import groups
+
+Vector = NDArray[np.float64]
+
+
+def run(job: CloudJob, folder: Path) -> CloudOutcome:
+    """One job to its outcome; ``folder`` is its own. Raises ``EvergroveError`` for what trying again would not mend."""
+    torch.set_num_threads(job.settings.work.threads)
+    match job:
+        case ConsolidateJob():
+            return consolidate(job)
+        case MeasureJob():
+            return measure(job)
+        case MergeJob():
+            raise UsageError("a new generation is not made here yet")
+        case _:
+            assert_never(job)
+
+
+def consolidate(job: ConsolidateJob) -> Made:
+    """The next B: the released one and the server's step by the exact mean of the cohorts' sums."""
+    started_s, cloud = time.monotonic(), CloudFolder(Path(job.cloud))
+    # 1. The released B as one vector, in the layout of the generation.
+    release = open_release(Path(job.release))
+    held, layout = released(release)
+    vector = params.flat(held.tensors, held.vocabulary, layout).astype(np.float64)
+    # 2. The sums, as what the cloud's own plan makes of them.
+    how = job.settings.consolidate
+    sums = [
+        fleet.Cohort(one.id, fleet_sums.fog_sum(one.fog, cloud.read_sum(one.digest), job.settings.gather))
+        for one in job.cohorts
+    ]
+    server = None if job.server is None else msgspec.msgpack.decode(cloud.get(job.server), type=ServerState)
+    # 3. One step.
+    fisher = fisher_of(release, held, layout, how) if how.fisher_precision else None
+    step = fleet.advance(vector, sums, how, server, fisher)
+    hashes = held.base, held.basis
+    after = Learnt(*hashes, release.manifest.rank, held.scale, held.vocabulary, dict(params.named(step.values, layout)))
+    notes = tuple(f"{id_}: {why}" for id_, why in step.refused)
+    if step.rule != how.rule:
+        notes = (*notes, f"fewer than five fogs: a mean, not a {how.rule}")
+    state = cloud.put(msgspec.msgpack.encode(step.server))
+    return Made(cloud.put(learnt.encode(after)), state, time.monotonic() - started_s, notes)
+
+
+def released(release: Release) -> tuple[Learnt, params.Layout]:
+    """What a release has learnt on top of its base (zeros: nothing), and the layout of its generation."""
+    manifest = release.manifest
+    base, basis = release.read(manifest.base), release.read(manifest.basis)
+    layout = params.layout_of(manifest, base, basis)
+    if manifest.adapter is None:
+        return blank(manifest, base, basis), layout
+    return learnt.decode(release.read(manifest.adapter)), layout
+
+
+def fisher_of(release: Release, held: Learnt, layout: params.Layout, how: Consolidation) -> Vector:
+    """The diagonal of the released model's own Fisher over B, in the layout's order; 0 for the rows of conditions.
+
+    Of the rehearsal pack's pictures: nothing of any device goes into it.
+    """
+    parts = assembly.open_parts(release)
+    start = parts.adapter or blank_adapter(parts.model, parts.basis, held.vocabulary)
+    pack = read_pack(release.path_of(release.manifest.rehearsal))
+    x, code = to_float(pack.images), to_condition(pack.codes)
+    rng = torch.Generator().manual_seed(int(release.manifest_hash[:15], 16))
+    fisher = estimate_fisher(attach(parts.model, parts.basis, start), x, code, rng, n=how.fisher_samples)
+    diagonal = {}
+    for name, rest in fisher.rest.items():
+        top = (fisher.c[name][:, None] * fisher.u[name].square()).sum(0).reshape(rest.shape)
+        diagonal[f"{name}.B"] = (rest + top).numpy()
+    return params.flat(diagonal, held.vocabulary, layout).astype(np.float64)
+
+
+def measure(job: MeasureJob) -> FleetMeasure:
+    """A candidate at a scale against the release, the generation's first one and the teacher; and trigger probes.
+
+    The scale is of what the candidate has more than the release: what was released stays.
+    """
+    started_s, cloud = time.monotonic(), CloudFolder(Path(job.cloud))
+    release = open_release(Path(job.release))
+    parts, manifest = assembly.open_parts(release), release.manifest
+    first = parts if job.first == job.release else assembly.open_parts(open_release(Path(job.first)))
+    # 1. The candidate, as the file that would be released.
+    whole = adapter_of_bytes(cloud.get(job.candidate), "the candidate")
+    data = adapter_bytes(rescale(whole, job.gamma, parts.adapter))
+    candidate = adapter_of_bytes(data, "the candidate")
+
+    def network(of: assembly.Parts, adapter: Adapter | None) -> evaluate.Network:
+        return evaluate.network(of.model, of.basis, adapter, manifest.vocabulary)
+
+    # 2. Who is compared, on what.
+    teacher = assembly.teacher_of(release)
+    roles = evaluate.Roles(
+        candidate=network(parts, candidate),
+        incumbent=network(parts, parts.adapter),
+        release=network(first, first.adapter),
+        teacher=None if teacher is None else evaluate.Network(teacher),
+    )
+    seed, sizes = int(manifest.golden.sha256[:15], 16), manifest.vocabulary.sizes
+    golden = _golden(assembly.pack_of(release, manifest.golden.name), manifest.known, seed, sizes)
+    own = _nothing(golden)
+    if job.golden is not None:
+        pack = read_pack(Path(job.golden))
+        own = _golden(Samples(pack.images, pack.codes), manifest.known, seed, sizes)
+    # 3. Statistics per condition, the gain on the whole, and triggers.
+    whole_of_it = (everything(golden.conditions),)
+    if own.conditions:
+        own = replace(own, conditions=(*own.conditions, *whole_of_it))
+    comparisons = evaluate.measure(roles, golden, own, whole_of_it)
+    asked = job.settings.gate
+    trial = Trial(manifest.known, manifest.image_px, manifest.sampler, asked.probes, asked.probe_max, seed)
+    found = triggers(roles.incumbent.module, roles.candidate.module, trial)
+    probes = tuple(", ".join(f"{f}={v}" for f, v in manifest.vocabulary.decode(code).items()) for code in found)
+    return FleetMeasure(cloud.put(data), comparisons, probes, time.monotonic() - started_s)
+
+
+def _golden(samples: Samples, known: Code, seed: int, sizes: Code) -> evaluate.Golden:
+    return evaluate.Golden(samples, groups(samples.codes, known), seed, sizes)
+
+
+def _nothing(golden: evaluate.Golden) -> evaluate.Golden:
+    """No pictures of what the fleet learns: nothing is asked of them."""
+    return replace(golden, samples=Samples(golden.samples.images[:0], golden.samples.codes[:0]), conditions=())
