@@ -17,6 +17,7 @@ from evergrove.cli import (
     bench,
     config,
     demo,
+    device,
     doctor,
     generate,
     golden,
@@ -74,6 +75,7 @@ app.command("rollback", rich_help_panel=INSPECT)(rollback.rollback)
 app.add_typer(golden.app, name="golden", rich_help_panel=INSPECT)
 app.add_typer(adapters.app, name="adapters", rich_help_panel=INSPECT)
 app.command("config", rich_help_panel=INSPECT)(config.config)
+app.add_typer(device.app, name="device", rich_help_panel=FLEET)
 app.add_typer(keys.app, name="keys", rich_help_panel=FLEET)
 app.add_typer(rollout.app, name="rollout", rich_help_panel=FLEET)
 app.command("simulate", rich_help_panel=BUILD)(simulate.simulate)

@@ -11,11 +11,14 @@ from evergrove.cli import show
 from evergrove.cli.common import AsJson, Yes, confirm
 from evergrove.cli.keys import CloudFolder, NoPassphrase, ask_passphrase, now_s
 from evergrove.core import cloud_events as ev
+from evergrove.core.errors import UsageError
 from evergrove.core.rollout import Policy
 
 app = typer.Typer(no_args_is_help=True, help="Releases on their way to the devices: shadow, 5, 25, 100 %, and back.")
 
 DEFAULT = Policy()
+WAIT_S = 30.0
+"""How long a command waits for the running cloud to finish what it is doing."""
 Keys = Annotated[Path, typer.Option("--keys", metavar="FOLDER", help="The folder of the offline keys.")]
 Mark = Literal["accepted", "confirmed", "rejected", "rolled_back", "failed"]
 
@@ -48,12 +51,13 @@ def start(
     Example: evergrove rollout start cloud release-7 --keys /media/stick/keys --epsilon 1
     """
     from evergrove.adapters.tuf_keys import OFFLINE, load_keys
-    from evergrove.runtime.rollouts import opened, read_devices
+    from evergrove.runtime.rollouts import opened
 
     policy = Policy(shadow=shadow, errors_share=errors, stage_s=hours * 3600)
-    with opened(cloud) as rollouts:
-        known = [] if at_once else read_devices(devices or cloud / "devices.txt")
-        signers = load_keys(keys, None if no_passphrase else ask_passphrase(), OFFLINE)
+    passphrase = None if no_passphrase else ask_passphrase()
+    with opened(cloud, wait_s=WAIT_S) as rollouts:
+        known = [] if at_once else _devices(cloud, devices)
+        signers = load_keys(keys, passphrase, OFFLINE)
         done = rollouts.start(
             release, signers, now_s(), policy, known,
             epsilon=epsilon, delta=delta, trained_on=trained_on, at_once=at_once,
@@ -63,9 +67,78 @@ def start(
     _say(cloud, as_json, f"Signed {done.name} ({done.release[:8]}) as version {done.version}.")
 
 
+@app.command("sign")
+def sign(
+    cloud: CloudFolder,
+    keys: Keys,
+    devices: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Devices beside those that have reported. [CLOUD/devices.txt]")
+    ] = None,
+    at_once: Annotated[bool, typer.Option("--at-once", help="To everybody, without stages.")] = False,
+    no_passphrase: NoPassphrase = False,
+    as_json: AsJson = False,
+) -> None:
+    """Sign the candidate that the fleet has made and the gate has let pass, and start its way to the devices.
+
+    It lies in CLOUD/candidates, with its model card: read that first. The stages are those of CLOUD/cloud.toml.
+
+    Example: evergrove rollout sign cloud --keys /media/stick/keys
+    """
+    from evergrove.adapters.tuf_keys import OFFLINE, load_keys
+    from evergrove.runtime.rollouts import opened
+
+    passphrase = None if no_passphrase else ask_passphrase()
+    with opened(cloud, wait_s=WAIT_S) as rollouts:
+        signers = load_keys(keys, passphrase, OFFLINE)
+        done = rollouts.sign(signers, now_s(), [] if at_once else _devices(cloud, devices), at_once=at_once)
+    if math.isinf(done.epsilon):
+        show.note("note: ε = ∞. What a single user's device learnt may be found in this release.")
+    _say(cloud, as_json, f"Signed {done.name} ({done.release[:8]}) as version {done.version}.")
+
+
+@app.command("refuse")
+def refuse(
+    cloud: CloudFolder,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is kept in the cloud's log.")],
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give the candidate up that waits for a signature. What its cohorts have learnt is lost.
+
+    Example: evergrove rollout refuse cloud --reason "its pictures look wrong" --yes
+    """
+    from evergrove.runtime.rollouts import opened
+
+    confirm("Give this candidate up for good?", yes)
+    with opened(cloud, wait_s=WAIT_S) as rollouts:
+        waiting = rollouts.waiting()
+        if waiting is None:
+            raise UsageError("nothing waits for a signature")
+        rollouts.feed(ev.SigningRefused(waiting.job, "a person", reason), now_s())
+    _say(cloud, as_json, f"Given up: {waiting.job}.")
+
+
+@app.command("merge")
+def merge(cloud: CloudFolder, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Ask for the next generation: what was released is merged into the base, and a new A is learnt.
+
+    Devices carry over what they have learnt, and send updates of the new generation once it is signed and everywhere.
+
+    Example: evergrove rollout merge cloud --yes
+    """
+    from evergrove.runtime.rollouts import opened
+
+    confirm("Begin the next generation? Sums of this one that wait are dropped when it is everywhere.", yes)
+    with opened(cloud, wait_s=WAIT_S) as rollouts:
+        rollouts.feed(ev.MergeRequested("a person"), now_s())
+    _say(cloud, as_json)
+
+
 @app.command("status")
 def status(cloud: CloudFolder, as_json: AsJson = False) -> None:
     """Show how far the rollout is, what the devices have said, and what the rule makes of it.
+
+    `evergrove status CLOUD` shows the rest: what was counted, what waits for a signature, ε of each release.
 
     Example: evergrove rollout status cloud
     """
@@ -120,10 +193,14 @@ def back(
     from evergrove.adapters.tuf_keys import OFFLINE, load_keys
     from evergrove.runtime.rollouts import opened
 
-    with opened(cloud) as rollouts:
+    with opened(cloud, wait_s=WAIT_S) as rollouts:
         leaving = rollouts.state.version
-        confirm(f"Take version {leaving} back from every device?", yes)
-        done = rollouts.back(load_keys(keys, None if no_passphrase else ask_passphrase(), OFFLINE), now_s())
+    confirm(f"Take version {leaving} back from every device?", yes)
+    passphrase = None if no_passphrase else ask_passphrase()
+    with opened(cloud, wait_s=WAIT_S) as rollouts:
+        if rollouts.state.version != leaving:
+            raise UsageError(f"version {rollouts.state.version} is out meanwhile; look at it first")
+        done = rollouts.back(load_keys(keys, passphrase, OFFLINE), now_s())
     words = f"Version {done.version} is {done.name} ({done.release[:8]}) again, in place of version {leaving}."
     _say(cloud, as_json, words)
 
@@ -152,15 +229,24 @@ def tick(cloud: CloudFolder, as_json: AsJson = False) -> None:
     """
     from evergrove.runtime.rollouts import opened
 
-    with opened(cloud) as rollouts:
+    with opened(cloud, wait_s=WAIT_S) as rollouts:
         rollouts.tick(now_s())
     _say(cloud, as_json)
+
+
+def _devices(cloud: Path, devices: Path | None) -> list[str]:
+    """The devices that stages are planned for: those of a file, and those that have reported through a fog."""
+    from evergrove.runtime.cloud_folder import CloudFolder as Folder
+    from evergrove.runtime.rollouts import read_devices
+
+    path, heard = devices or cloud / "devices.txt", Folder(cloud).heard()
+    return sorted({*(read_devices(path) if path.exists() or not heard else ()), *heard})
 
 
 def _order(cloud: Path, fact_for: Callable[[str], ev.RolloutEvent]) -> None:
     from evergrove.runtime.rollouts import opened
 
-    with opened(cloud) as rollouts:
+    with opened(cloud, wait_s=WAIT_S) as rollouts:
         rollouts.order(fact_for(rollouts.state.rollout), now_s())
 
 
@@ -169,7 +255,7 @@ def _say(cloud: Path, as_json: bool, first: str = "") -> None:
     from evergrove.runtime.rollouts import opened
     from evergrove.views import rollout as views
 
-    with opened(cloud) as rollouts:
+    with opened(cloud, wait_s=WAIT_S) as rollouts:
         view = views.of(rollouts.state, now_s())
     if as_json:
         show.json(view)

@@ -1,12 +1,14 @@
 """``evergrove status``: what a device holds and does, and what it decided lately."""
 
+import time
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evergrove.cli import show
+from evergrove.cli import show, status_cloud
 from evergrove.cli.common import AsJson, DeviceOption, open_device
 from evergrove.cli.learn import STAGES
 
@@ -15,17 +17,26 @@ if TYPE_CHECKING:
 
 
 def status(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[FOLDER]", help="A cloud's folder, or a device's instead of --device.")
+    ] = None,
     decisions: Annotated[
         int, typer.Option("--decisions", "-n", min=0, help="How many of its latest decisions to show.")
     ] = 10,
     device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what the device holds, what it does now, and its latest decisions, each with its reason.
+    """Show what a device holds, what it does now, and its latest decisions, each with its reason.
+
+    Of a cloud: what it goes on from, what it counted, what waits for a signature, and what each release spent.
 
     Example: evergrove status --decisions 20
     """
-    with open_device(device) as opened:
+    if folder is not None and status_cloud.is_cloud(folder):
+        seen = status_cloud.view(folder, time.time())
+        show.json(seen) if as_json else status_cloud.say(seen)
+        return
+    with open_device(folder or device) as opened:
         now = opened.status()
     if as_json:
         show.json(now)

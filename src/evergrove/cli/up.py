@@ -1,4 +1,4 @@
-"""``evergrove up``: keeps a tier running: a device with its local HTTP API, a fog, or the cloud's side of the grove."""
+"""``evergrove up``: keeps a tier running: a device with its local HTTP API, a fog, the cloud, or all of them."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evergrove.cli import show, up_fog
+from evergrove.cli import show, up_all, up_cloud, up_fog
 from evergrove.cli.common import AsJson, DeviceOption, Settings, find_device, open_device
 from evergrove.cli.up_fog import url
 from evergrove.core.errors import MissingDependency
@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 
     from evergrove import Device
 
-PORT, CLOUD_PORT = 8471, 8473
+PORT = 8471
 AGENT_END_S = 10.0
 
 app = typer.Typer(no_args_is_help=True)
 app.command("fog")(up_fog.fog)
+app.command("cloud")(up_cloud.cloud)
+app.command("all")(up_all.all_)
 
 
 @app.callback()
 def up() -> None:
-    """Keep a device, a fog or a cloud running."""
+    """Keep a device, a fog, a cloud or all of them running."""
 
 
 @app.command("device")
@@ -124,56 +126,3 @@ def _await_end(folder: Path) -> None:
     deadline_s = time.monotonic() + AGENT_END_S
     while find_agent(folder) is not None and time.monotonic() < deadline_s:
         time.sleep(0.05)
-
-
-@app.command("cloud")
-def cloud(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The cloud's folder; made where there is none.")],
-    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0 takes any free one.")] = CLOUD_PORT,
-    listen: Annotated[str, typer.Option("--listen", help="The address to bind; 0.0.0.0 for all.")] = "127.0.0.1",
-    host: Annotated[
-        list[str] | None,
-        typer.Option("--host", metavar="NAME", help="A name or address that fogs reach it by. Repeatable."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Collect the noised sums of all fogs, over Flower, until SIGTERM or Ctrl+C.
-
-    Starts, watches and ends a SuperLink, its SuperExec and a run of our app. Put each fog's public key into
-    FOLDER/flower/fogs/NAME.pub, now or later.
-
-    Example: evergrove up cloud ~/grove --port 8473 --listen 0.0.0.0 --host cloud.example
-    """
-    import datetime
-    import signal
-
-    from evergrove.adapters.files import Files
-    from evergrove.runtime import flower, supervisor
-
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s", level=logging.WARNING)
-    hosts = tuple(dict.fromkeys(("127.0.0.1", "localhost", *(host or ()))))
-    place = flower.Cloud(folder.expanduser().absolute() / "flower", port or supervisor.free_port(), listen, hosts)
-    programs = flower.cloud_programs(place, Files(), datetime.datetime.now(datetime.UTC))
-    keeper = supervisor.Supervisor(programs, place.logs)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: keeper.stop())
-    facts: dict[str, str | int | None] = {
-        "cloud": str(place.folder),
-        "listening": f"{listen}:{place.port}",
-        "authority": str(place.folder / "tls" / "authority.crt"),
-        "fogs": str(place.fogs),
-        "inbox": str(place.state / "inbox.db"),
-        "logs": str(place.logs),
-        "pid": os.getpid(),
-    }
-    keeper.run(lambda: announce_cloud(facts, as_json), (flower.KeepCollecting(place),))
-
-
-def announce_cloud(facts: dict[str, str | int | None], as_json: bool) -> None:
-    """Say where the cloud listens and what a fog needs, once it can be reached."""
-    if as_json:
-        show.json(facts)
-        sys.stdout.flush()
-        return
-    show.note(f"cloud {facts['cloud']} is up: {facts['listening']}; what its processes say: {facts['logs']}")
-    show.note(f"give each fog {facts['authority']}, and put its public key into {facts['fogs']}/NAME.pub")

@@ -233,6 +233,14 @@ RolloutEvent = (
 )
 
 
+class DeviceHeld(CloudFact, frozen=True, tag="device_held"):
+    """Somebody said that a device takes no version above this one; None: it takes them again like any other."""
+
+    device: str
+    version: int | None
+    by: str
+
+
 class RolloutRefused(CloudFact, frozen=True, tag="rollout_refused"):
     """An order or a report about a rollout made no sense (``what`` it was) and changed nothing."""
 
@@ -261,6 +269,7 @@ CloudEvent = (
     | ReleaseSigned
     | SigningRefused
     | RolloutRefused
+    | DeviceHeld
     | TimePassed
     | RolloutEvent
 )

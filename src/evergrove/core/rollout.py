@@ -49,11 +49,12 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flip: float = 0.0
 
 
-class Directive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Directive(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which version runs where: ``release`` (a manifest's SHA-256) below ``reach``, ``before`` everywhere else.
 
     ``version`` and ``before_version`` are the numbers under which the two were published; a device takes only a higher
     one than it has. With ``serves`` false, the devices below ``reach`` measure the release and go on serving their own.
+    ``held`` names devices, by ``held_as``, that take no version above the one given.
     """
 
     rollout: str
@@ -64,6 +65,7 @@ class Directive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     before: str = ""
     before_version: int = 0
     schema: int = 1
+    held: dict[str, int] = {}
 
 
 class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,12 +85,18 @@ def place(rollout: str, device: str) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=4, person=b"evergrove.stage").digest(), "big")
 
 
+def held_as(device: str) -> str:
+    """How a directive names a device that is held: 16 hex digits, which say its name only to who can guess it."""
+    return hashlib.blake2b(device.encode(), digest_size=8, person=b"evergrove.held").hexdigest()
+
+
 def offer(directive: Directive, device: str, version: int) -> Offer | None:
     """What a device that runs ``version`` is to take; None: nothing, it has what it should have, or a newer one."""
-    in_turn = directive.version > version and place(directive.rollout, device) < directive.reach
+    most = directive.held.get(held_as(device), directive.version) if directive.held else directive.version
+    in_turn = most >= directive.version > version and place(directive.rollout, device) < directive.reach
     if in_turn and directive.serves:
         return Offer(directive.release, directive.version, True)
-    if directive.before_version > version:  # before it measures a new one, a device is brought up to date
+    if most >= directive.before_version > version:  # before it measures a new one, a device is brought up to date
         return Offer(directive.before, directive.before_version, True)
     return Offer(directive.release, directive.version, False) if in_turn else None
 

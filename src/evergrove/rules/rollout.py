@@ -13,7 +13,7 @@ import msgspec
 
 from evergrove.core import cloud_events as ev
 from evergrove.core.errors import UsageError
-from evergrove.core.rollout import FULL, Directive, Mark, Policy, Stage, place
+from evergrove.core.rollout import FULL, Directive, Mark, Policy, Stage, held_as, place
 
 Status = Literal["none", "running", "paused", "stopped", "aborted", "complete"]
 LINEAGE_MAX = 32
@@ -47,7 +47,8 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``stage`` is the index of the stage under way, ``since_s`` since when it runs without a pause, ``spent_s`` what it
     had used before. ``highest`` is the highest version ever given to a release, ``lineage`` the releases that
-    completed, oldest first. ``sentence`` is the last word on the rollout, for people.
+    completed, oldest first. ``sentence`` is the last word on the rollout, for people. ``held``: devices, by
+    ``core.rollout.held_as``, that take no version above the one given.
     """
 
     rollout: str = ""
@@ -63,6 +64,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     highest: int = 0
     lineage: tuple[Completed, ...] = ()
     sentence: str = ""
+    held: dict[str, int] = {}
 
     @property
     def good(self) -> Completed | None:
@@ -242,6 +244,7 @@ def _started(state: State, event: ev.RolloutStarted, now_s: float) -> State:
         highest=event.version,
         lineage=lineage,
         sentence=f"started with version {event.version}",
+        held=state.held,
     )
     if event.stages:
         return started
@@ -315,7 +318,21 @@ def directive(state: State) -> Directive | None:
         stage.serves if stage else True,
         before.release if before else "",
         before.version if before else 0,
+        held=state.held,
     )
+
+
+def hold(state: State, device: str, version: int | None) -> State:
+    """The state with a device held at a version, or let go (None)."""
+    others = {name: most for name, most in state.held.items() if name != held_as(device)}
+    return _change(
+        state, held=dict(sorted({**others, **({} if version is None else {held_as(device): version})}.items()))
+    )
+
+
+def free(state: State, devices: Iterable[str], version: int) -> list[str]:
+    """The devices that would take this version: those that no hold keeps from it. Stages are planned for them."""
+    return [device for device in devices if state.held.get(held_as(device), version) >= version]
 
 
 def _change(state: State, **changes: object) -> State:

@@ -33,7 +33,7 @@ from evergrove.core import cloud_events as ev
 from evergrove.core.cloud_settings import CloudSettings
 from evergrove.core.errors import AgentBusy, CorruptState, UsageError
 from evergrove.core.release import Publication
-from evergrove.core.rollout import Policy
+from evergrove.core.rollout import Policy, Stage
 from evergrove.rules import gate, rollout
 from evergrove.runtime import cloud_golden
 from evergrove.runtime.cloud_folder import CloudFolder
@@ -138,7 +138,7 @@ class Rollouts:
         parent = self.state.good.release if self.state.good else None
         name = f"{opened.manifest_hash[:8]}-v{version}"
         fact = ev.RolloutStarted(
-            name, opened.manifest_hash, version, () if at_once else rollout.plan(policy, name, devices), policy
+            name, opened.manifest_hash, version, () if at_once else self._stages(policy, name, version, devices), policy
         )
         self._check(fact)
         asked = cloud_golden.asked(opened, self.files.golden)
@@ -202,7 +202,14 @@ class Rollouts:
     ) -> ev.RolloutStarted:
         """The start of a rollout by the cloud's settings. Raises ``UsageError`` where no device is known."""
         policy, name = self.settings.rollout.policy(), f"{release[:8]}-v{version}"
-        return ev.RolloutStarted(name, release, version, () if at_once else rollout.plan(policy, name, devices), policy)
+        return ev.RolloutStarted(
+            name, release, version, () if at_once else self._stages(policy, name, version, devices), policy
+        )
+
+    def hold(self, device: str, version: int | None, now_s: float) -> None:
+        """Holds a device at a version, or lets it go (None), and tells the devices."""
+        self.feed(ev.DeviceHeld(device, version, "a person"), now_s)
+        self.tick(now_s)
 
     def known_devices(self) -> list[str]:
         """The devices that are known: those that were written down, and those that have said something."""
@@ -212,6 +219,9 @@ class Rollouts:
     def close(self) -> None:
         """Closes the log."""
         self._log.close()
+
+    def _stages(self, policy: Policy, name: str, version: int, devices: Iterable[str]) -> tuple[Stage, ...]:
+        return rollout.plan(policy, name, rollout.free(self.state, devices, version))
 
     def _check(self, fact: ev.RolloutEvent) -> None:
         why = rollout.refusal(self.state, fact)

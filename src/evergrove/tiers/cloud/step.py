@@ -56,6 +56,8 @@ def step(policy: Policy, state: State, event: ev.CloudEvent, now_s: float) -> Re
             return state, _mind_time(policy, state, now_s)
         case ev.RolloutRefused():
             return state, []
+        case ev.DeviceHeld():
+            return _hold(state, event)
         case (
             ev.RolloutStarted()
             | ev.StageEntered()
@@ -158,6 +160,13 @@ def _roll(policy: Policy, state: State, event: ev.RolloutEvent, now_s: float) ->
     if due is not None:
         return state, [*effects, emit(due)]
     return state, [*effects, *work.begin(policy, state, now_s)]
+
+
+def _hold(state: State, event: ev.DeviceHeld) -> Result:
+    """A device stays where it is, or goes on; devices are told where there is anything to tell."""
+    state = change(state, rollout=rollout.hold(state.rollout, event.device, event.version))
+    told = rollout.directive(state.rollout)
+    return state, [do.PublishDirective(told)] if told else []
 
 
 def _adopt(state: State) -> State:
