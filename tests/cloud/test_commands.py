@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from fleets import DEVICES, NOW_S, SETTINGS, Fleet, Here, cohort, hand_up
+from fleets import DEVICES, NOW_S, SETTINGS, Fleet, Here, cohort, hand_up, strange
 
 from evergrove.adapters.authority import Authority
 from evergrove.adapters.certificates import new_key, request_pem
@@ -16,6 +16,7 @@ from evergrove.cli.up_all import programs
 from evergrove.core import grove
 from evergrove.core.errors import ConfigError, UsageError
 from evergrove.core.rollout import DeviceReport, offer
+from evergrove.media.packs import read_pack
 from evergrove.runtime.cloud import CloudDriver
 from evergrove.runtime.rollouts import opened
 
@@ -96,6 +97,28 @@ def test_a_person_gives_a_candidate_up(cloud: Path, fleet: Fleet, say: Say) -> N
     gathered(cloud, fleet)
     assert "Given up: cloud-00001." in say(*words)[1]
     assert json(say("status", cloud, "--json"))["spent"] == 2
+
+
+def test_held_back_pictures_are_taken_from_a_folder(cloud: Path, fleet: Fleet, say: Say, tmp_path: Path) -> None:
+    """In the release's size and numbers; a condition that it has no row for is refused, and nothing changes."""
+    from PIL import Image
+
+    folder = tmp_path / "held-back"
+    folder.mkdir()
+    shown = strange(fleet.release, 6, 5)
+    for n, image in enumerate(shown.images):
+        Image.fromarray(image).save(folder / f"{n}.png")
+    before = (cloud / "fleet-golden.npz").read_bytes()
+    for value, code in (("unheard", 1), ("strange", 0)):
+        rows = [f"{n}.png,{value},short" for n in range(6)]
+        (folder / "metadata.csv").write_text("\n".join(["file_name,emotion,hair", *rows]) + "\n")
+        assert say("rollout", "golden", cloud, folder)[0] == code
+        assert ((cloud / "fleet-golden.npz").read_bytes() == before) == bool(code)
+    pack = read_pack(cloud / "fleet-golden.npz")
+    assert (len(pack), {tuple(code) for code in pack.codes}) == (6, {(5, 1, 0, 0, 0)})
+    assert (pack.images == shown.images).all()
+    gathered(cloud, fleet)
+    assert "is under way" in say("rollout", "golden", cloud, folder)[2]
 
 
 def test_settings_with_a_fault_are_refused_with_the_way_out(cloud: Path, say: Say) -> None:

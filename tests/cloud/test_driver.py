@@ -5,6 +5,7 @@ from pathlib import Path
 import fleets
 import numpy as np
 import pytest
+import torch
 from fleets import COHORT, DEVICES, NOW_S, Endless, Fleet, Here, cohort, hand_up, sum_of, vector_of
 
 from evergrove.adapters.flower.inbox import Inbox
@@ -15,6 +16,7 @@ from evergrove.adapters.tuf_keys import Signers
 from evergrove.core import cloud_events as ev
 from evergrove.core.errors import AgentBusy, UsageError
 from evergrove.core.rollout import DeviceReport, offer
+from evergrove.runtime import assembly
 from evergrove.runtime.cloud import CloudDriver
 from evergrove.runtime.rollouts import Rollouts, opened
 
@@ -307,3 +309,37 @@ def test_the_rules_and_optimisers_of_the_settings_are_used(cloud: Path, fleet: F
     rows = [slot.name.startswith("row.") for slot in fleet.layout.slots for _ in range(slot.size)]
     np.testing.assert_allclose(step[rows], gamma * plain[rows], atol=2e-2)
     assert np.linalg.norm(step[~np.array(rows)]) < 0.99 * gamma * np.linalg.norm(plain[~np.array(rows)])
+
+
+# ---- the next generation ---------------------------------------------------------------------------------------------
+
+
+def test_the_next_generation_is_one_base_with_a_new_a(cloud: Path, fleet: Fleet) -> None:
+    """Merged, measured without a gain, signed: generation 2, no adapter, the same pictures; old sums fit nothing."""
+    quick = "[work]\nbasis_tasks = 2\nbasis_steps = 4\n"
+    (cloud / "cloud.toml").write_text(fleets.SETTINGS + quick)
+    hand_up(cloud, *two_cohorts(fleet))
+    drive(cloud)
+    with opened(cloud) as rollouts:
+        first = rollouts.sign(keys(cloud), NOW_S + 20, (), at_once=True)
+        rollouts.feed(ev.MergeRequested("me"), NOW_S + 20)
+    state = drive(cloud, 8, NOW_S + 30)
+    assert (state.work.purpose, state.work.stage) == ("merge", "sign"), facts(cloud, ev.WorkFailed)
+    merged = open_release(cloud / "candidates" / state.work.job)
+    manifest = merged.manifest
+    assert (manifest.generation, manifest.adapter) == (2, None)
+    assert manifest.golden == fleet.release.manifest.golden
+    before = assembly.open_parts(open_release(cloud / "releases" / first.release)).network()
+    rng = torch.Generator().manual_seed(0)
+    x, t = torch.randn(4, 3, 32, 32, generator=rng), torch.tensor([0.1, 0.4, 0.6, 0.9])
+    code = torch.tensor([(5, 1, 1, 1, 1), (1, 2, 2, 3, 1), (2, 1, 2, 1, 2), (0, 0, 0, 0, 0)])
+    with torch.no_grad():
+        after = assembly.open_parts(merged).network()(x, t, code)
+        torch.testing.assert_close(after, before(x, t, code), atol=2e-2, rtol=0.0)
+    with opened(cloud) as rollouts:
+        signed = rollouts.sign(keys(cloud), NOW_S + 40, (), at_once=True)
+    state = drive(cloud, 2, NOW_S + 50)
+    assert (state.generation, state.release, signed.generation) == (2, signed.release, 2)
+    hand_up(cloud, sum_of(fleet, fleet.learnt[0], 8))
+    drive(cloud, 1, NOW_S + 60)
+    assert "generation 1; generation 2 is gathered" in facts(cloud, ev.CohortRefused)[-1].reason

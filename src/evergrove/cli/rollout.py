@@ -96,6 +96,31 @@ def sign(
     _say(cloud, as_json, f"Signed {done.name} ({done.release[:8]}) as version {done.version}.")
 
 
+@app.command("golden")
+def golden(
+    cloud: CloudFolder,
+    pictures: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Pictures with a metadata.csv: file_name, and what they show.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Take held-back pictures of what the fleet is to learn: candidates must be better on them on the whole.
+
+    They are never trained on. About 24 pictures of each condition, or more, tell small harm from none.
+
+    Example: evergrove rollout golden cloud ~/held-back
+    """
+    from evergrove.runtime.rollouts import opened
+
+    with opened(cloud, wait_s=WAIT_S) as rollouts:
+        asked = rollouts.take_golden(pictures, now_s())
+    if as_json:
+        show.json({"conditions": list(asked.conditions), "learning": list(asked.learning)})
+        return
+    n = show.plural(len(asked.learning), "condition")
+    show.line(f"The fleet's gate asks for a gain on {n} and for no loss of {len(asked.conditions)} others.")
+
+
 @app.command("refuse")
 def refuse(
     cloud: CloudFolder,

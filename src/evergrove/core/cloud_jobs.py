@@ -25,6 +25,7 @@ class MeasureJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="m
     """Measure a candidate: the release and ``gamma`` of what it has more, on the golden sets; probe for triggers.
 
     ``first`` is the folder of the generation's first release, ``golden`` the fleet's own golden set (None: none).
+    ``merged``: the candidate is a next generation's base and A, which no scale makes smaller.
     """
 
     cloud: str
@@ -33,6 +34,7 @@ class MeasureJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="m
     candidate: str
     gamma: float
     golden: str | None
+    merged: bool
     settings: CloudSettings
 
 

@@ -175,9 +175,12 @@ class CloudDriver:
             return
         self._running = None
         outcome = outcome_in(self._store.work(order.job))
+        self._hear(order, ended if outcome is None else outcome)
+
+    def _hear(self, order: Order, outcome: CloudOutcome | str) -> None:
         if isinstance(outcome, FleetMeasure):
             cloud_candidate.note(self._store, order.job, outcome)
-        self._rollouts.feed(fact_of(order, ended if outcome is None else outcome), self._now_s())
+        self._rollouts.feed(fact_of(order, outcome), self._now_s())
 
     def _carry_out(self) -> None:
         """Brings about what the state asks for; asked again, nothing is done twice."""
@@ -188,12 +191,16 @@ class CloudDriver:
                 self._running = None
             match asked:
                 case do.Consolidate() | do.MeasureFleet() | do.MergeGeneration():
-                    if self._running is None:
-                        folder = self._store.work(asked.job)
-                        prepare(folder, self._job_of(asked), self._files)
+                    if self._running is not None:
+                        return
+                    folder = self._store.work(asked.job)
+                    prepare(folder, self._job_of(asked), self._files)
+                    done = outcome_in(folder)  # of a worker that ended when the driver before this one was killed
+                    if done is None:
                         threads = self._rollouts.settings.work.threads
                         self._running = (asked, self._workers.start(folder, threads))
-                    return
+                        return
+                    self._hear(asked, done)
                 case do.SignRelease():
                     cloud_candidate.make_up(self._rollouts, asked, self._unpacked(asked.parent))
                     return
@@ -214,12 +221,16 @@ class CloudDriver:
                 first = str(self._unpacked(first_of(self.state)))
                 return MeasureJob(
                     cloud, release, first, order.candidate, order.gamma, None if golden is None else str(golden),
-                    settings,
+                    self._merging, settings,
                 )  # fmt: skip
             case do.MergeGeneration():
                 return MergeJob(cloud, release, settings)
             case _:
                 assert_never(order)
+
+    @property
+    def _merging(self) -> bool:
+        return self.state.work is not None and self.state.work.purpose == "merge"
 
     def _unpacked(self, release: str) -> Path:
         return self._store.unpacked(release, self._rollouts.repository.folder / "targets")

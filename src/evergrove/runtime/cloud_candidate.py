@@ -4,17 +4,26 @@ from pathlib import Path
 
 import msgspec
 
-from evergrove.adapters.release import open_release
+from evergrove.adapters.release import MANIFEST, open_release
 from evergrove.adapters.release_write import write_release
 from evergrove.adapters.tuf_metadata import CARD
 from evergrove.core import cloud_effects as do
 from evergrove.core.cloud_jobs import FleetMeasure
 from evergrove.core.errors import CorruptState
+from evergrove.runtime import cloud_merged
 from evergrove.runtime.cloud_folder import CloudFolder
 from evergrove.runtime.rollouts import Rollouts
 from evergrove.views.model_card import About, model_card
 
-MEASURED, MEASURED_BYTES_MAX = "measured.json", 16 << 20
+MEASURED = "measured.json"
+GATHERED = (
+    "What devices of the fleet have learnt from their own observations, which never left them: the sums of {} cohorts "
+    "of clipped updates, on top of the release before."
+)
+MERGED = (
+    "What the releases of the generation before had learnt, merged into one base; the new A is learnt on changed "
+    "pictures of the rehearsal pack."
+)
 
 
 def note(cloud: CloudFolder, job: str, measure: FleetMeasure) -> None:
@@ -39,14 +48,17 @@ def make_up(rollouts: Rollouts, asked: do.SignRelease, source: Path) -> None:
             f"{cloud.work(asked.job) / MEASURED}: gone or damaged ({fault}); give the candidate up by `evergrove "
             "rollout refuse`"
         ) from fault
-    if not folder.exists():
-        opened = open_release(source)
+    opened, work = open_release(source), rollouts.cloud.work
+    merged = work is not None and work.purpose == "merge"
+    if merged and not (folder / MANIFEST).exists():
+        cloud_merged.write(cloud, asked.candidate, opened, folder)
+    elif not folder.exists():
         cloud.files.make_folder(folder.parent)
-        write_release(opened, cloud.get(measure.scaled), folder, opened.manifest.version + 1, files=cloud.files)
+        data = cloud.get(measure.scaled)
+        write_release(opened, data, folder, opened.manifest.version + 1, files=cloud.files)
     manifest = open_release(folder).manifest
     about = About(
-        f"What devices of the fleet have learnt from their own observations, which never left them: the sums of "
-        f"{asked.cohorts} cohorts of clipped updates, on top of the release before.",
+        MERGED if merged else GATHERED.format(asked.cohorts),
         comparisons=measure.comparisons,
         policy=rollouts.policy.gate,
         epsilon=float("inf") if asked.epsilon is None else asked.epsilon,

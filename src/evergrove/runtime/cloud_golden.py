@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from evergrove.adapters.release import Release
 from evergrove.core import cloud_events as ev
 from evergrove.core.conditions import Code, group
-from evergrove.media.packs import pack_of_bytes, read_pack
+from evergrove.media.folders import read_folder
+from evergrove.media.packs import Pack, pack_of_bytes, read_pack
 
 
 def asked(release: Release, fleet: Path | None) -> ev.GenerationOpened:
@@ -32,6 +33,18 @@ def asked(release: Release, fleet: Path | None) -> ev.GenerationOpened:
     return ev.GenerationOpened(
         manifest.generation, release.manifest_hash, groups(golden.codes, known), learning, manifest.teacher is not None
     )
+
+
+def pack_of(pictures: Path, release: Release) -> Pack:
+    """Labelled pictures of a folder (``media/folders``) in the size and the numbers of a release.
+
+    Raises ``UsageError`` and ``InvalidMedia`` as reading it does, ``UnknownCondition`` for what the release lacks.
+    """
+    manifest = release.manifest
+    shown = read_folder(pictures, manifest.image_px)
+    conditions = (shown.vocabulary.decode(tuple(int(n) for n in code)) for code in shown.codes)
+    codes = np.array([manifest.vocabulary.encode(condition) for condition in conditions], np.int16)
+    return Pack(shown.images, codes)
 
 
 def groups(codes: NDArray[np.int16], known: Code) -> tuple[Code, ...]:

@@ -18,7 +18,6 @@ from evergrove.adapters.release_write import blank
 from evergrove.core.cloud_jobs import CloudJob, CloudOutcome, ConsolidateJob, FleetMeasure, Made, MeasureJob, MergeJob
 from evergrove.core.cloud_settings import Consolidation
 from evergrove.core.conditions import Code, everything
-from evergrove.core.errors import UsageError
 from evergrove.learn import evaluate
 from evergrove.learn.adapter import Adapter, attach, blank_adapter, rescale
 from evergrove.learn.adapter_file import adapter_bytes, adapter_of_bytes
@@ -30,7 +29,7 @@ from evergrove.media.packs import read_pack
 from evergrove.rules import fleet, fleet_sums, learnt, params
 from evergrove.rules.consolidate import ServerState
 from evergrove.rules.learnt import Learnt
-from evergrove.runtime import assembly
+from evergrove.runtime import assembly, fleet_merge
 from evergrove.runtime.cloud_folder import CloudFolder
 from evergrove.runtime.cloud_golden import groups
 
@@ -44,9 +43,9 @@ def run(job: CloudJob, folder: Path) -> CloudOutcome:
         case ConsolidateJob():
             return consolidate(job)
         case MeasureJob():
-            return measure(job)
+            return measure(job, folder)
         case MergeJob():
-            raise UsageError("a new generation is not made here yet")
+            return fleet_merge.merge(job, folder)
         case _:
             assert_never(job)
 
@@ -105,7 +104,7 @@ def fisher_of(release: Release, held: Learnt, layout: params.Layout, how: Consol
     return params.flat(diagonal, held.vocabulary, layout).astype(np.float64)
 
 
-def measure(job: MeasureJob) -> FleetMeasure:
+def measure(job: MeasureJob, folder: Path) -> FleetMeasure:
     """A candidate at a scale against the release, the generation's first one and the teacher; and trigger probes.
 
     The scale is of what the candidate has more than the release: what was released stays.
@@ -114,18 +113,22 @@ def measure(job: MeasureJob) -> FleetMeasure:
     release = open_release(Path(job.release))
     parts, manifest = assembly.open_parts(release), release.manifest
     first = parts if job.first == job.release else assembly.open_parts(open_release(Path(job.first)))
-    # 1. The candidate, as the file that would be released.
-    whole = adapter_of_bytes(cloud.get(job.candidate), "the candidate")
-    data = adapter_bytes(rescale(whole, job.gamma, parts.adapter))
-    candidate = adapter_of_bytes(data, "the candidate")
 
     def network(of: assembly.Parts, adapter: Adapter | None) -> evaluate.Network:
         return evaluate.network(of.model, of.basis, adapter, manifest.vocabulary)
 
+    # 1. The candidate, as the file that would be released.
+    if job.merged:
+        scaled, candidate = job.candidate, evaluate.Network(fleet_merge.network_of(cloud, job.candidate, folder))
+    else:
+        whole = adapter_of_bytes(cloud.get(job.candidate), "the candidate")
+        data = adapter_bytes(rescale(whole, job.gamma, parts.adapter))
+        scaled, candidate = cloud.put(data), network(parts, adapter_of_bytes(data, "the candidate"))
+
     # 2. Who is compared, on what.
     teacher = assembly.teacher_of(release)
     roles = evaluate.Roles(
-        candidate=network(parts, candidate),
+        candidate=candidate,
         incumbent=network(parts, parts.adapter),
         release=network(first, first.adapter),
         teacher=None if teacher is None else evaluate.Network(teacher),
@@ -145,7 +148,7 @@ def measure(job: MeasureJob) -> FleetMeasure:
     trial = Trial(manifest.known, manifest.image_px, manifest.sampler, asked.probes, asked.probe_max, seed)
     found = triggers(roles.incumbent.module, roles.candidate.module, trial)
     probes = tuple(", ".join(f"{f}={v}" for f, v in manifest.vocabulary.decode(code).items()) for code in found)
-    return FleetMeasure(cloud.put(data), comparisons, probes, time.monotonic() - started_s)
+    return FleetMeasure(scaled, comparisons, probes, time.monotonic() - started_s)
 
 
 def _golden(samples: Samples, known: Code, seed: int, sizes: Code) -> evaluate.Golden:

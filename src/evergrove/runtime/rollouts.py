@@ -34,6 +34,7 @@ from evergrove.core.cloud_settings import CloudSettings
 from evergrove.core.errors import AgentBusy, CorruptState, UsageError
 from evergrove.core.release import Publication
 from evergrove.core.rollout import Policy, Stage
+from evergrove.media.packs import pack_bytes
 from evergrove.rules import gate, rollout
 from evergrove.runtime import cloud_golden
 from evergrove.runtime.cloud_folder import CloudFolder
@@ -205,6 +206,23 @@ class Rollouts:
         return ev.RolloutStarted(
             name, release, version, () if at_once else self._stages(policy, name, version, devices), policy
         )
+
+    def take_golden(self, pictures: Path, now_s: float) -> ev.GenerationOpened:
+        """Makes the fleet's golden set of labelled pictures in a folder, in place of the one before; what is asked now.
+
+        Raises ``UsageError`` where no release is out yet, or a job is under way that the old one judges.
+        """
+        if not self.cloud.release or self.cloud.work is not None:
+            raise UsageError(
+                "no release is out yet whose conditions these could be" if not self.cloud.release
+                else f"{self.cloud.work.job if self.cloud.work else ''} is under way: sign it or give it up first"
+            )  # fmt: skip
+        release = open_release(self.files.unpacked(self.cloud.release, self.repository.folder / "targets"))
+        pack = cloud_golden.pack_of(pictures, release)
+        self.files.write_golden(pack_bytes(pack))
+        asked = cloud_golden.asked(release, self.files.golden)
+        self.feed(asked, now_s)
+        return asked
 
     def hold(self, device: str, version: int | None, now_s: float) -> None:
         """Holds a device at a version, or lets it go (None), and tells the devices."""
