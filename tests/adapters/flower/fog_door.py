@@ -42,10 +42,10 @@ class MemoryFog:
             ids = [one.id for one in waiting]
             return waiting[ids.index(id) + 1 :] if id in ids else waiting
 
-    def say(self, device: str, mark: Mark = "confirmed") -> None:
+    def say(self, device: str, mark: Mark = "confirmed", rollout: str = "r1") -> None:
         """A device says something of a release."""
         with self.lock:
-            self.reports.append(DeviceReport(len(self.reports) + 1, device, "r1", mark))
+            self.reports.append(DeviceReport(len(self.reports) + 1, device, rollout, mark))
 
     def said_after(self, position: int) -> list[DeviceReport]:
         """What the contract says comes after a position."""
