@@ -29,10 +29,13 @@ from evergrove.learn.basis import basis_bytes, orthonormal
 from evergrove.learn.dit import DiT
 from evergrove.learn.fisher import estimate_fisher
 from evergrove.learn.strategies import Samples
+from evergrove.media.packs import pack_of_bytes as read_pack_of
+from evergrove.media.packs import read_pack
 from evergrove.rules import carry
 from evergrove.rules.learnt import decode, encode
 from evergrove.runtime import assembly, tasks
 from evergrove.runtime.keeper import Keeper
+from evergrove.runtime.rehearsing import rehearsal_of
 from evergrove.runtime.studio import LocalStudio
 from evergrove.sim.real import Unpaced
 
@@ -271,6 +274,33 @@ def test_adapters_of_device_and_release_add_up(learnt: Release) -> None:
     start = released(learnt)
     since = replace(start, b={name: b + 1.0 for name, b in start.b.items()}, rows=dict(start.rows))
     torch.testing.assert_close(add(start, since).b["blocks.0.qkv"], 2 * start.b["blocks.0.qkv"] + 1.0)
+
+
+def test_a_release_can_show_devices_what_the_fleet_has_learnt(learnt: Release, tmp_path: Path) -> None:
+    """Four pictures of love, drawn by the release: replayed by every device, not asked of a teacher that has no row."""
+    parts = assembly.open_parts(learnt)
+    assert learnt.manifest.adapter is not None
+    data = rehearsal_of(parts, 4)
+    assert data == rehearsal_of(parts, 4)
+    made = write_release(learnt, learnt.read(learnt.manifest.adapter), tmp_path / "next", 9, rehearsal=data)
+    before, pack = (read_pack(one.path_of(one.manifest.rehearsal)) for one in (learnt, made))
+    assert len(pack) == len(before) + 4
+    assert (pack.images[: len(before)] == before.images).all()
+    love = pack.codes[-4:]
+    assert love[:, 0].tolist() == [5] * 4
+    assert ((love[:, 1:] >= 1) & (love[:, 1:] <= np.array(made.manifest.known)[1:])).all()
+    again = read_pack_of(rehearsal_of(assembly.open_parts(made), 2))
+    assert len(again) == len(before) + 2
+    new, none = Samples(pack.images[:8], pack.codes[:8]), Samples(pack.images[:0], pack.codes[:0])
+    lesson = assembly.Lesson(new, none, None, made.manifest.vocabulary, 0)
+    task = assembly.task_of(assembly.open_parts(made), lesson, Learn(strategy="evergrove", steps=2))
+    assert (task.replay.codes[:, 0] == 5).sum() == 4
+    memory = task.strategy.remember(task, task.strategy)
+    assert memory.points is not None
+    assert int(memory.points.code[:, 0].max()) <= 4
+    settings = assist.Settings(n_trajectories=4, steps=2, n_fisher=8, k=2, n_rehearsal=16, draw_steps=2)
+    known = assembly.released(assembly.open_parts(made), with_teacher=True)
+    assert assist.read(assist.compute(known, settings), known).rehearsal.codes[:, 0].max() <= 4
 
 
 # ---- a new release ---------------------------------------------------------------------------------------------------

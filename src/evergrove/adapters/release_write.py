@@ -26,13 +26,20 @@ NAME_LENGTH_MAX = 64
 
 
 def write_release(
-    source: Release, adapter: bytes, folder: Path, version: int, *, files: Files | None = None
+    source: Release,
+    adapter: bytes,
+    folder: Path,
+    version: int,
+    *,
+    rehearsal: bytes | None = None,
+    files: Files | None = None,
 ) -> Release:
     """The release ``source`` with another released adapter, in a new ``folder``; its vocabulary is the adapter's.
 
-    Base, A, golden set, rehearsal pack and teacher stay; a Fisher was the former model's and does not. Values that the
-    source did not know are the fleet's: its golden set does not judge them. Raises ``InvalidArtefact`` for an adapter
-    that does not belong here, ``UsageError`` for a folder that is taken or a version that does not grow.
+    Base, A, golden set and teacher stay, the ``rehearsal`` pack as well unless its bytes are given; a Fisher was the
+    former model's and does not. Values that the source did not know are the fleet's: its golden set does not judge
+    them. Raises ``InvalidArtefact`` for an adapter that does not belong here, ``UsageError`` for a folder that is taken
+    or a version that does not grow.
     """
     files, old = files or Files(), source.manifest
     if version <= old.version:
@@ -45,11 +52,14 @@ def write_release(
         for mine, theirs in zip(learnt.vocabulary.factors, old.vocabulary.factors, strict=False)
     ):
         raise UsageError("the adapter's conditions do not extend the release's: a value keeps its number for ever")
+    fresh = {ADAPTER: adapter} | ({} if rehearsal is None else {old.rehearsal.name: rehearsal})
+    refs = {name: FileRef(name, sha256_hex(data), len(data)) for name, data in fresh.items()}
     manifest = msgspec.structs.replace(
         old,
         version=version,
         vocabulary=learnt.vocabulary,
-        adapter=FileRef(ADAPTER, sha256_hex(adapter), len(adapter)),
+        adapter=refs[ADAPTER],
+        rehearsal=refs.get(old.rehearsal.name, old.rehearsal),
         judged=old.known,
         fisher=None,
     )
@@ -57,8 +67,7 @@ def write_release(
     try:
         files.make_folder(made)
         for ref in manifest.files():
-            data = adapter if ref == manifest.adapter else source.read(ref)
-            files.write(made / ref.name, data, mode=0o644)
+            files.write(made / ref.name, fresh[ref.name] if ref.name in fresh else source.read(ref), mode=0o644)
         files.write(made / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1), mode=0o644)
         open_release(made)
         if folder.exists():

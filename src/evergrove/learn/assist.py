@@ -30,7 +30,7 @@ from evergrove.learn.adapter_file import read_header
 from evergrove.learn.fisher import Fisher, estimate_fisher
 from evergrove.learn.flow import Denoiser
 from evergrove.learn.generator import FlowGenerator, to_condition, to_uint8
-from evergrove.learn.strategies import Samples, even
+from evergrove.learn.strategies import Samples, even, known_to
 from evergrove.learn.teacher import Points, join_points, walk
 from evergrove.learn.tensor_file import tensor_bytes
 
@@ -172,11 +172,17 @@ def read(data: bytes, released: Released, where: str = "the assist") -> Assist:
 
 
 def _codes(released: Released, n: int, use: str, settings: Settings) -> NDArray[np.int16]:
-    """``n`` codes of the public pack, the values of the first factor equally often on average."""
-    if not len(released.codes):
+    """``n`` codes of the public pack, the values of the first factor equally often on average.
+
+    Those that the teacher has no row for, the fleet's, are left out: a device rehearses them from the pack itself.
+    """
+    codes = released.codes
+    if released.teacher is not None:
+        codes = codes[known_to(released.teacher, codes)]
+    if not len(codes):
         raise UsageError("an assist is drawn over the conditions of the release's rehearsal pack, and that is empty")
-    picked = even(released.codes, 0, n, _rng(released, settings, use)).numpy()
-    return cast(NDArray[np.int16], released.codes[picked])
+    picked = even(codes, 0, n, _rng(released, settings, use)).numpy()
+    return cast(NDArray[np.int16], codes[picked])
 
 
 def _draw(released: Released, best: Denoiser, codes: NDArray[np.int16], settings: Settings) -> NDArray[np.uint8]:
