@@ -16,6 +16,7 @@ from evergrove.adapters.tuf_keys import Signers
 from evergrove.core import cloud_events as ev
 from evergrove.core.errors import AgentBusy, UsageError
 from evergrove.core.rollout import DeviceReport, offer
+from evergrove.media.packs import read_pack
 from evergrove.runtime import assembly
 from evergrove.runtime.cloud import CloudDriver
 from evergrove.runtime.rollouts import Rollouts, opened
@@ -66,6 +67,8 @@ def test_from_sums_to_a_release_that_a_device_fetches(cloud: Path, fleet: Fleet,
     got = vector_of(candidate, fleet.layout)
     want = fleet.start + gamma * mean
     np.testing.assert_allclose(got, want, atol=1e-3 * np.abs(want).max())
+    pack = read_pack(candidate.path_of(candidate.manifest.rehearsal))
+    assert int((pack.codes[:, 0] == 5).sum()) == 24, "devices that never saw it rehearse what the fleet has learnt"
     card = (folder / "README.md").read_text()
     assert "ε = ∞" in card
     assert "2 cohorts" in card

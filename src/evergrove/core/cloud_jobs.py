@@ -59,9 +59,13 @@ class Made(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="made"):
 
 
 class FleetMeasure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="measured"):
-    """What the golden sets say; ``scaled`` is what was measured, as it would be released, in the store."""
+    """What the golden sets say; ``scaled`` is what was measured, as it would be released, in the store.
+
+    ``rehearsal`` is the pack to go with it, which also shows what the fleet has learnt (None: that of the release).
+    """
 
     scaled: str
+    rehearsal: str | None
     comparisons: tuple[Comparison, ...]
     probes: tuple[str, ...]
     seconds: float

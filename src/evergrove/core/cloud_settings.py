@@ -112,6 +112,8 @@ class Work(Section, frozen=True):
     measure_s: Positive = 3600.0
     threads: Count = 1
     tick_s: Positive = 1.0
+    rehearse_each: int = 24
+    """Pictures of each value that the fleet learns, drawn by the candidate for its rehearsal pack; 0: none."""
     basis_tasks: Count = 40
     """Pseudo-tasks that the next generation's A is learnt on, ``basis_steps`` each."""
     basis_steps: Count = 60

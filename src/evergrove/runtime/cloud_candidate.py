@@ -54,8 +54,9 @@ def make_up(rollouts: Rollouts, asked: do.SignRelease, source: Path) -> None:
         cloud_merged.write(cloud, asked.candidate, opened, folder)
     elif not folder.exists():
         cloud.files.make_folder(folder.parent)
-        data = cloud.get(measure.scaled)
-        write_release(opened, data, folder, opened.manifest.version + 1, files=cloud.files)
+        data, version = cloud.get(measure.scaled), opened.manifest.version + 1
+        rehearsal = None if measure.rehearsal is None else cloud.get(measure.rehearsal)
+        write_release(opened, data, folder, version, rehearsal=rehearsal, files=cloud.files)
     manifest = open_release(folder).manifest
     about = About(
         MERGED if merged else GATHERED.format(asked.cohorts),

@@ -29,7 +29,7 @@ from evergrove.media.packs import read_pack
 from evergrove.rules import fleet, fleet_sums, learnt, params
 from evergrove.rules.consolidate import ServerState
 from evergrove.rules.learnt import Learnt
-from evergrove.runtime import assembly, fleet_merge
+from evergrove.runtime import assembly, fleet_merge, rehearsing
 from evergrove.runtime.cloud_folder import CloudFolder
 from evergrove.runtime.cloud_golden import groups
 
@@ -117,13 +117,18 @@ def measure(job: MeasureJob, folder: Path) -> FleetMeasure:
     def network(of: assembly.Parts, adapter: Adapter | None) -> evaluate.Network:
         return evaluate.network(of.model, of.basis, adapter, manifest.vocabulary)
 
-    # 1. The candidate, as the file that would be released.
+    # 1. The candidate, as the file that would be released; what devices rehearse with it shows what it has learnt.
+    rehearsal: str | None = None
     if job.merged:
         scaled, candidate = job.candidate, evaluate.Network(fleet_merge.network_of(cloud, job.candidate, folder))
     else:
         whole = adapter_of_bytes(cloud.get(job.candidate), "the candidate")
         data = adapter_bytes(rescale(whole, job.gamma, parts.adapter))
-        scaled, candidate = cloud.put(data), network(parts, adapter_of_bytes(data, "the candidate"))
+        held = adapter_of_bytes(data, "the candidate")
+        scaled, candidate = cloud.put(data), network(parts, held)
+        if job.settings.work.rehearse_each:
+            n_each, after = job.settings.work.rehearse_each, replace(parts, adapter=held)
+            rehearsal = cloud.put(rehearsing.rehearsal_of(after, n_each, seed=manifest.generation))
 
     # 2. Who is compared, on what.
     teacher = assembly.teacher_of(release)
@@ -148,7 +153,7 @@ def measure(job: MeasureJob, folder: Path) -> FleetMeasure:
     trial = Trial(manifest.known, manifest.image_px, manifest.sampler, asked.probes, asked.probe_max, seed)
     found = triggers(roles.incumbent.module, roles.candidate.module, trial)
     probes = tuple(", ".join(f"{f}={v}" for f, v in manifest.vocabulary.decode(code).items()) for code in found)
-    return FleetMeasure(scaled, comparisons, probes, time.monotonic() - started_s)
+    return FleetMeasure(scaled, rehearsal, comparisons, probes, time.monotonic() - started_s)
 
 
 def _golden(samples: Samples, known: Code, seed: int, sizes: Code) -> evaluate.Golden:
