@@ -28,7 +28,7 @@ def weight(t: Tensor) -> Tensor:
 
 def draw_t(n: int, rng: torch.Generator) -> Tensor:
     """``n`` times from the logit-normal distribution, t = σ(z) with z ~ N(0, 1) (Esser et al. 2024)."""
-    return torch.sigmoid(torch.randn(n, generator=rng))
+    return torch.sigmoid(torch.randn(n, generator=rng, device=rng.device))
 
 
 def mix(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -49,8 +49,8 @@ def drop_labels(condition: Tensor, share: float, rng: torch.Generator) -> Tensor
     The first kind teaches the unconditional model that guidance needs, the second what a partly named condition means.
     """
     n, n_factors = condition.shape
-    fate = torch.rand(n, 1, generator=rng)
-    coin = torch.rand(n, n_factors, generator=rng) < 0.5
+    fate = torch.rand(n, 1, generator=rng, device=rng.device)
+    coin = torch.rand(n, n_factors, generator=rng, device=rng.device) < 0.5
     dropped = (fate < share / 2) | ((fate < share) & coin)
     return condition.masked_fill(dropped, 0)
 

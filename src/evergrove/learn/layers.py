@@ -86,7 +86,7 @@ class GrownTable(nn.Module):
             return functional.embedding(index, torch.cat((weight, start + self.rows)))
         n_groups = len(self.rows_per_group)
         tables = torch.cat((weight.expand(n_groups, -1, -1), start + self.rows_per_group), dim=1)
-        first = torch.arange(n_groups).repeat_interleave(len(index) // n_groups) * tables.shape[1]
+        first = torch.arange(n_groups, device=index.device).repeat_interleave(len(index) // n_groups) * tables.shape[1]
         return functional.embedding(index + first, tables.flatten(0, 1))
 
 

@@ -65,7 +65,7 @@ def flow_rows(
     ``t_shift`` is the mean of t's logit: below 0, more of the times are early, where the condition decides.
     """
     t = torch.sigmoid(torch.logit(draw_t(len(x), rng)) + t_shift) if t_shift else draw_t(len(x), rng)
-    noise = torch.randn(x.shape, generator=rng)
+    noise = torch.randn(x.shape, generator=rng, device=rng.device)
     code = drop_labels(code, label_drop, rng)
     return Batch(mix(x, noise, t), t, code, x, scale * weight(t) / max(len(x), 1))
 

@@ -47,7 +47,7 @@ def train_together(
         data_loss(module, join(drawn)).backward()  # type: ignore[no-untyped-call]
         for d, anchor in enumerate(anchors):
             _hold(parameters, d, anchor, first.strategy.weights.ewc)
-        _clip_each(parameters, first.recipe.clip)
+        clip_each(parameters, first.recipe.clip)
         optimiser.step()
         progress(step + 1, first.recipe.steps)
     # 3. Apart again.
@@ -99,8 +99,8 @@ def _hold(parameters: dict[str, nn.Parameter], d: int, anchor: Anchor | None, we
         whole[d] += gradient
 
 
-def _clip_each(parameters: dict[str, nn.Parameter], most: float) -> None:
-    """``clip_grad_norm_`` for every device apart."""
+def clip_each(parameters: dict[str, nn.Parameter], most: float) -> None:
+    """``clip_grad_norm_`` for every device apart; ``parameters`` are stacked, (devices, …)."""
     gradients = [p.grad for p in parameters.values() if p.grad is not None]
     norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
     share = (most / (norm + 1e-6)).clamp(max=1.0)
