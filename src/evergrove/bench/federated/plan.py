@@ -1,0 +1,219 @@
+"""Which arms there are: what each group compares, and how private training is tuned before it is tested.
+
+Tuning sees two emotions that are in no test (``TUNING_FACES``) in looks of the base, a fleet of 400 and one seed, and
+is judged by the denoising error. What is best there for a ratio of devices to noise is used for every arm near it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from evergrove.bench.federated.arms import Arm
+from evergrove.bench.federated.attacks import ATTACKS
+from evergrove.bench.federated.crowd import Local
+from evergrove.bench.federated.fleet import FleetPlan
+from evergrove.bench.federated.lines import Line
+from evergrove.bench.federated.study import DELTA, Spec
+from evergrove.bench.federated.world import Part
+from evergrove.rules.privacy.accounting import calibrate
+
+EPSILONS = (1.0, 2.0, 4.0, 8.0)
+SEPARATION = {20: 1, 100: 2, 400: 4, 2000: 4}
+"""b by the number of devices: K = devices/b, k = rounds/b."""
+TUNING_SEED = 1000
+LEVELS = {"low": 2.0, "middle": 8.0, "high": 60.0}
+"""ε at which 400 devices stand for a ratio of devices to noise multiplier."""
+
+OPEN = Spec(rounds=60, local=Local(steps=5, batch=8, lr=1e-2), clip=100.0, momentum=0.7)
+"""Without noise: the device's own optimiser, everything adapted, averaging with server momentum."""
+C = 0.02
+"""The clip of private training: a fraction of what a device learns in a round, so that every update has this length."""
+
+
+def private(path: float, part: Part, steps: int = 4, rounds: int = 30, rehearse: bool = True) -> Spec:
+    """Private training: equally long updates, whose lengths add up to ``path`` in the release if all agree.
+
+    By plain gradient steps: Adam makes all numbers of an update equally large, so that devices hardly agree (measured
+    on the tiny release: a tenth of the lengths adds up, with gradients a quarter to a half). Devices learn from their
+    own pictures only; the cloud rehearses the public ones.
+
+    It does not learn new hair, not even without noise; docs/adr/0020 says why, and what to try next.
+    """
+    return Spec(
+        part=part,
+        local=Local(steps=steps, batch=8, lr=5.0, optimiser="sgd", replay=False),
+        rounds=rounds,
+        clip=C,
+        rate=path / (C * rounds),
+        average=0.25,
+        cool=False,
+        rehearse=2 if rehearse else 0,
+        rehearse_last=30 if rehearse else 0,
+    )
+
+
+PARTS = {
+    "rows": Part(rank=0),
+    "rank 1": Part(rank=1),
+    "rank 2": Part(rank=2),
+    "rank 4": Part(rank=4),
+    "rank 12": Part(rank=12),
+    "last block, rank 4": Part(rank=4, blocks=1),
+    "last two blocks, rank 4": Part(rank=4, blocks=2),
+    "modulation, rank 4": Part(rank=4, layers=("modulation",)),
+    "all but modulation, rank 2": Part(rank=2, layers=("qkv", "proj", "mlp_in", "mlp_out")),
+}
+PATHS = {
+    "rows": (20.0, 60.0),
+    "rank 1": (10.0, 30.0),
+    "rank 2": (10.0, 30.0),
+    "rank 4": (8.0, 20.0, 50.0),
+    "rank 12": (8.0, 20.0, 50.0),
+    "last two blocks, rank 4": (20.0,),
+}
+GRID: Mapping[str, Spec] = {
+    **{f"{part}, path {path:g}": private(path, PARTS[part]) for part, paths in PATHS.items() for path in paths},
+    **{f"{part}, path 20, no rehearsal": private(20.0, PARTS[part], rehearse=False) for part in ("rank 4", "rank 12")},
+}
+OPEN_GRID: Mapping[str, Spec] = {
+    "lr 1e-2": OPEN,
+    "lr 2e-2": replace(OPEN, local=replace(OPEN.local, lr=2e-2)),
+    "lr 1e-2, no momentum": replace(OPEN, momentum=0.0),
+    "lr 5e-3": replace(OPEN, local=replace(OPEN.local, lr=5e-3)),
+}
+
+
+def tuning(n_devices: int = 400) -> list[tuple[Arm, int]]:
+    """Trials for every level of noise, for training without noise, and for training on the union."""
+    tuned = FleetPlan(n_devices, emotions=("sceptical", "sleepy"), hairs=())
+    found = []
+    for level, epsilon in LEVELS.items():
+        for name, spec in GRID.items():
+            private_one = replace(spec, epsilon=epsilon, separation=4)
+            found.append(Arm("tuning", f"tuning {level}: {name}", "fleet", tuned, private_one, judged=False))
+    few = replace(tuned, n_devices=20)
+    for name, spec in OPEN_GRID.items():
+        found.append(Arm("tuning", f"tuning open: {name}", "fleet", few, spec, judged=False))
+        if spec.momentum:
+            found.append(Arm("tuning", f"tuning central: {name}", "central", few, spec, judged=False))
+    return [(arm, TUNING_SEED) for arm in found]
+
+
+def best(lines: Mapping[tuple[str, int], Line]) -> dict[str, Arm]:
+    """The trial of least error for each of ``low, middle, high, open, central``; a default where none was run."""
+    arms = {arm.name: arm for arm, _ in tuning()}
+    found = {}
+    for level in (*LEVELS, "open", "central"):
+        tried = [line for line in lines.values() if line.arm.startswith(f"tuning {level}:") and line.arm in arms]
+        names = [line.arm for line in sorted(tried, key=lambda line: line.loss if line.loss == line.loss else math.inf)]
+        default = next(name for name in arms if name.startswith(f"tuning {level}:"))
+        found[level] = arms[names[0] if names else default]
+    return found
+
+
+def level_of(n_devices: int, epsilon: float) -> str:
+    """Which level of tuning has the nearest ratio of devices to noise."""
+    ratio = math.log(n_devices / calibrate(epsilon, DELTA))
+    return min(LEVELS, key=lambda level: abs(ratio - math.log(400 / calibrate(LEVELS[level], DELTA))))
+
+
+def quoted(chosen: Mapping[str, Arm], seeds: range, sizes: Sequence[int]) -> list[tuple[Arm, int]]:
+    """Everything that is quoted, what matters most first."""
+    first, last = sizes[0], sizes[-1]
+    arms = [*quality(chosen, sizes), *uplink(chosen, first), *poisoning(chosen, first)]
+    arms += [arm for n in reversed(sizes) for arm in curve(chosen, n)]
+    arms += [*ablation(chosen, last), *local_work(last)]
+    return [(arm, seed) for seed in seeds for arm in arms]
+
+
+def quality(chosen: Mapping[str, Arm], sizes: Sequence[int]) -> list[Arm]:
+    """Without noise: the fleet beside training on the union, at as many samples."""
+    arms = []
+    for n in sizes:
+        fleet, b = FleetPlan(n), SEPARATION.get(n, 1)
+        apart, together = (replace(chosen[name].spec, separation=b) for name in ("open", "central"))
+        arms.append(Arm("quality", f"fleet n={n}", "fleet", fleet, apart, curve=n == sizes[0]))
+        arms.append(Arm("quality", f"central n={n}", "central", fleet, together))
+    return arms
+
+
+def curve(chosen: Mapping[str, Arm], n: int) -> list[Arm]:
+    """Over ε at one number of devices; ∞ also with the private spec, to tell noise from what privacy asks for."""
+    fleet, b = FleetPlan(n), SEPARATION.get(n, 1)
+    arms = []
+    for epsilon in reversed(EPSILONS):
+        spec = replace(chosen[level_of(n, epsilon)].spec, epsilon=epsilon, separation=b)
+        arms.append(Arm("curve", f"n={n} eps={epsilon:g}", "fleet", fleet, spec))
+    spec = replace(chosen[level_of(n, 8.0)].spec, epsilon=None, separation=b)
+    return [*arms, Arm("curve", f"n={n} eps=inf, spec of eps=8", "fleet", fleet, spec)]
+
+
+def ablation(chosen: Mapping[str, Arm], n: int, epsilon: float = 8.0) -> list[Arm]:
+    """What part, path and clip do at one ε, each changed alone."""
+    fleet, b = FleetPlan(n), SEPARATION.get(n, 1)
+    base = replace(chosen[level_of(n, epsilon)].spec, epsilon=epsilon, separation=b)
+    made = {f"part {name}": replace(base, part=part) for name, part in PARTS.items()}
+    made |= {f"path x{f:g}": replace(base, rate=base.rate * f) for f in (0.33, 3.0)}
+    made |= {f"clip x{f:g}": replace(base, clip=base.clip * f, rate=base.rate / f) for f in (10.0, 100.0)}
+    return [Arm("ablation", f"n={n} eps={epsilon:g} {name}", "fleet", fleet, spec) for name, spec in made.items()]
+
+
+def local_work(n: int) -> list[Arm]:
+    """Private training whose updates agree: many local steps on own pictures, few rounds, a clip near their length.
+
+    On the tiny release it learns, also under the noise of 400 devices at ε = 8 (docs/adr/0020); this was not run yet.
+    """
+    local = Local(steps=20, batch=8, lr=1e-2, replay=False)
+    spec = Spec(local=local, rounds=16, clip=12.0)
+    parts = [("rank 12", spec), ("rank 4", replace(spec, part=PARTS["rank 4"], clip=7.0))]
+    return [
+        Arm("local", f"n={n} local work, {name}, eps={epsilon or math.inf:g}", "fleet", FleetPlan(n), arm)
+        for name, one in parts
+        for epsilon in (None, *EPSILONS)
+        for arm in [replace(one, epsilon=epsilon)]
+    ]
+
+
+def uplink(chosen: Mapping[str, Arm], n: int) -> list[Arm]:
+    """The whole model averaged, and updates in 8 bits; the fleet's own arm in 16 bits is in ``quality``."""
+    fleet, spec = FleetPlan(n), chosen["open"].spec
+    plain = replace(spec, rate=1.0, momentum=0.0)
+    arms = [
+        Arm("uplink", f"whole model n={n}, lr {lr:g}", "whole", fleet, replace(plain, local=replace(spec.local, lr=lr)))
+        for lr in (5e-4, 1e-3, 2e-3)
+    ]
+    small = replace(spec, part=Part(rank=4))
+    made = {"8 bits": replace(spec, bits=8), "rank 4": small, "rank 4, 8 bits": replace(small, bits=8)}
+    arms += [Arm("uplink", f"{name} n={n}", "fleet", fleet, one) for name, one in made.items()]
+    return [replace(arm, curve=True) for arm in arms]
+
+
+def poisoning(chosen: Mapping[str, Arm], n: int) -> list[Arm]:
+    """Every attack under the production rules (clip at about an honest update's length), and with none of them."""
+    spec, fleet = chosen["open"].spec, FleetPlan(2 * n)
+    arms = []
+    for attack in ATTACKS:
+        for clips in (True, False):
+            named = f"attack {attack}, {'rules' if clips else 'no rules'}"
+            arms.append(Arm("attacks", named, "fleet", fleet, replace(spec, clip=HONEST, clips=clips), attack=attack))
+    return arms
+
+
+HONEST = 5.0
+"""About the length of an honest update of a round without noise (measured on the tuning fleet)."""
+
+
+def quick() -> list[tuple[Arm, int]]:
+    """A little of everything on the tiny release: new emotions in looks that it knows."""
+    fleet = FleetPlan(12, hairs=(), looks_asked=12)
+    spec = replace(OPEN, rounds=40, local=replace(OPEN.local, steps=4))
+    noisy = replace(private(10.0, Part(rank=2), rounds=20), epsilon=8.0)
+    whole = replace(spec, rounds=10, local=replace(spec.local, lr=1e-3))
+    arms = [
+        Arm("quality", "fleet n=12", "fleet", fleet, spec, curve=True),
+        Arm("quality", "central n=12", "central", fleet, spec),
+        Arm("curve", "n=12 eps=8", "fleet", fleet, noisy),
+        Arm("uplink", "8 bits n=12", "fleet", fleet, replace(spec, bits=8), curve=True),
+        Arm("uplink", "whole model n=12", "whole", fleet, whole, curve=True),
+    ]
+    return [(replace(arm, world="tiny"), 0) for arm in arms]

@@ -1,0 +1,70 @@
+"""Lines, tables and the plan: what is read back, what a page says, and that no two arms share a name."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from evergrove.bench.federated import lines, plan, tables
+from evergrove.bench.federated.lines import Line
+from evergrove.bench.federated.reading import Reading
+from evergrove.core.errors import CorruptState
+
+
+def line(group: str, arm: str, right: float, **more: Any) -> Line:
+    """A line with the same share everywhere."""
+    seen = Reading(*[right] * 9, {}, {})
+    spec = {"rate": 2.0, "momentum": 0.5, "clip": 0.1, "rounds": 10, "separation": 1}
+    return Line(group, arm, 0, 20, None, spec, 0.01, seen, **more)
+
+
+def test_lines_come_back_and_a_cut_last_one_does_not(tmp_path: Path) -> None:
+    """Two lines, a kill in the third: two are read; damage further up is named with its line."""
+    path = tmp_path / "lines.jsonl"
+    first, second = line("quality", "fleet n=20", 0.5), line("quality", "central n=20", 0.8)
+    lines.append(path, first)
+    lines.append(path, second)
+    with path.open("ab") as file:
+        file.write(msgspec.json.encode(first)[:50])
+    assert lines.read(path) == {first.key: first, second.key: second}
+    lines.append(path, second)  # on a line of its own, after the damaged one
+    with pytest.raises(CorruptState, match="line 3"):
+        lines.read(path)
+    assert lines.read(tmp_path / "none") == {}
+
+
+def test_a_page_divides_by_central_training_and_adds_up_the_path() -> None:
+    """.6 beside .8 is .75; rate 2, momentum .5, clip .1 and ten rounds are a path of 4; 3 of 40 updates are 8 %."""
+    found = [
+        line("quality", "fleet n=20", 0.6),
+        line("quality", "central n=20", 0.8),
+        line("curve", "n=20 eps=8", 0.1, cohort=4, refused=3, epsilon_spent=8.0, noise_norm=2.0, moved=1.0),
+    ]
+    page = tables.page({one.key: one for one in found})
+    assert "| fleet n=20 | 0.600 | 0.750 |" in page
+    assert "| 4 | 2.0 | 1.0 | 8% | 8.000 |" in page
+
+
+def test_bytes_to_a_level_lie_on_straight_lines() -> None:
+    """1 MB a round, .2 at round 4 and .6 at round 8: .4 after 6 MB, .5 after 7, .7 never."""
+    curve = ((4, 0.2, 1.0), (8, 0.6, 1.0))
+    own = [line("uplink", "8 bits n=20", 0.6, n_bytes=1_000_000, curve=curve)]
+    assert [tables.megabytes(own, level) for level in (0.1, 0.4, 0.5, 0.7)] == ["2.0", "6.0", "7.0", "not reached"]
+
+
+def test_no_two_arms_share_a_name_and_the_least_error_is_chosen() -> None:
+    """A name and a seed are a line's key; of three trials, the one of least error is used, and not the one of NaN."""
+    trials = [arm for arm, _ in plan.tuning()]
+    names = [arm.name for arm in trials if arm.name.startswith("tuning high:")]
+    losses = zip(names, (0.3, 0.1, float("nan")), strict=False)
+    found = {(name, plan.TUNING_SEED): Line("tuning", name, plan.TUNING_SEED, 400, 60.0, {}, e) for name, e in losses}
+    chosen = plan.best(found)
+    assert chosen["high"].name == names[1]
+    keys = [
+        (arm.name, seed)
+        for arm, seed in [*plan.tuning(), *plan.quoted(chosen, range(2), (20, 100, 400)), *plan.quick()]
+    ]
+    assert len(keys) == len(set(keys))
+    assert plan.level_of(400, 8.0) == "middle"
+    assert plan.level_of(20, 8.0) == "low"
