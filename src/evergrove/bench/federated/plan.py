@@ -37,7 +37,7 @@ def private(path: float, part: Part, steps: int = 4, rounds: int = 30, rehearse:
     on the tiny release: a tenth of the lengths adds up, with gradients a quarter to a half). Devices learn from their
     own pictures only; the cloud rehearses the public ones.
 
-    It does not learn new hair, not even without noise; docs/adr/0020 says why, and what to try next.
+    It does not learn new hair, not even without noise; docs/adr/0021 says why, and what to try next.
     """
     return Spec(
         part=part,
@@ -161,7 +161,7 @@ def ablation(chosen: Mapping[str, Arm], n: int, epsilon: float = 8.0) -> list[Ar
 def local_work(n: int) -> list[Arm]:
     """Private training whose updates agree: many local steps on own pictures, few rounds, a clip near their length.
 
-    On the tiny release it learns, also under the noise of 400 devices at ε = 8 (docs/adr/0020); this was not run yet.
+    On the tiny release it learns, also under the noise of 400 devices at ε = 8 (docs/adr/0021); this was not run yet.
     """
     local = Local(steps=20, batch=8, lr=1e-2, replay=False)
     spec = Spec(local=local, rounds=16, clip=12.0)
