@@ -40,9 +40,9 @@ class Probe:
 
     Measured on avatars: below t = .2 losses differ by chance of the noise (deviations of .5, where a lost condition
     costs 1); from .3 to .8 a lost condition costs as much and an innocent one deviates by .01-.06. One look is not
-    enough: what a single (t, noise) does to a single picture then bears half of a good update's bound. A condition of
-    few items gets more draws of each, up to ``draws_max``, until it has ``looks_min``: what one draw adds by chance then
-    weighs less. The first ``teacher_draws`` also give the distance to the teacher (None: all of them).
+    enough: what one (t, noise) does to one picture then bears half of a good update's bound. A condition of few items
+    gets more draws of each, up to ``draws_max``, until it has ``looks_min``: what one draw adds by chance then weighs
+    less. The first ``teacher_draws`` also give the distance to the teacher (None: all of them).
     """
 
     draws: int = 2
