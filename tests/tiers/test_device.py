@@ -151,7 +151,7 @@ def test_a_harmful_candidate_is_rescaled_twice_and_then_rejected() -> None:
     state, _ = run(state, ev.TrainingFinished(job, "c1", 10, 1.0, 0.1, 1000))
     gammas = []
     for gamma in (1.0, 0.5, 0.25):
-        state, orders = run(state, measured(job, 0.799 * gamma, -0.5, gamma))
+        state, orders = run(state, measured(job, 0.599 * gamma, -0.5, gamma))
         gammas += [o.gamma for o in orders if isinstance(o, do.StartMeasuring)]
     assert gammas == [0.5, 0.25]
     assert (state.work, state.active, state.fresh, state.tried) == (None, None, fresh, len(fresh))
