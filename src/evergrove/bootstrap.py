@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import IO
 
 import msgspec
@@ -35,11 +36,21 @@ from evergrove.core import errors
 from evergrove.core import events as ev
 from evergrove.core import messages as msg
 from evergrove.core.config import Config
-from evergrove.core.errors import AgentBusy, CorruptState, EvergroveError, Unreachable, UsageError
+from evergrove.core.errors import (
+    AgentBusy,
+    CorruptState,
+    EvergroveError,
+    InvalidInput,
+    MissingDependency,
+    Unreachable,
+    UsageError,
+)
 from evergrove.runtime.agent import Agent
 from evergrove.runtime.app import LocalDevice, Studio
 from evergrove.runtime.body import LocalBody
 from evergrove.runtime.driver import Driver
+from evergrove.runtime.fleet import FOLDER as FLEET
+from evergrove.runtime.fleet import ROOT, Connect, HomeFog, Ledger
 from evergrove.runtime.frame_gate import FrameGate, path_of
 from evergrove.runtime.offload import Fogs
 from evergrove.runtime.serve import serve
@@ -195,6 +206,59 @@ def read_log(root: Path) -> list[ev.Stamped]:
         log.close()
 
 
+# Joining a fleet
+
+
+def enrol(root: Path, url: str, ca: bytes, token: str, releases: bytes | None, files: Files | None = None) -> str:
+    """Makes a device a member of the fleet that the fog at ``url`` belongs to; the name that the fleet gave it.
+
+    ``ca`` is the authority's certificate (PEM), ``releases`` the signed root that releases are believed by (None: none
+    are taken). The last write is the configuration's: until then the device is as it was. Killed, or not answered, it
+    is done again with the same token. Raises ``AgentBusy`` while an agent runs, ``UsageError`` for a member of another
+    fleet, ``InvalidInput`` for what the fog refuses, ``Unreachable``.
+    """
+    fog_client, files = _fog_client(), files or Files()
+    read_identity(root)
+    now, place = read_config(root).fleet.fog, root / FLEET
+    url = url.rstrip("/")
+    if now not in ("", url):
+        raise UsageError(f"{root.name} is a member at {now} already; empty fleet.fog in its {CONFIG} to leave that one")
+    text = configuration.with_key((root / CONFIG).read_text(), "fleet", "fog", url)
+    configuration.load(text, where=CONFIG)
+    if releases is not None:
+        from evergrove.adapters.tuf_client import check_root
+
+        check_root(releases)
+    with Ownership.acquire(root, files=files):
+        log = EventLog(root / "log.sqlite", CODEC, files=files)
+        try:
+            # 1. Aside, so that a refusal leaves nothing. A key that was made is kept until its certificate is here.
+            made = place / "enrolling"
+            for folder, of in ((root, CONFIG), (place, ""), (made, "")):
+                files.sweep(folder, of=of)
+            over = now == url and made.exists() and not (made / fog_client.KEY).exists()  # killed while it tidied up
+            if not over and not (made / fog_client.IDENTITY).exists():
+                log.append([ev.BytesSent("enrolment", len(token) + fog_client.REQUEST_BYTES, url)], clock.now_s())
+                try:
+                    fog_client.enrol(url, ca, token, made, files)
+                except InvalidInput:
+                    files.remove_tree(made)
+                    with contextlib.suppress(OSError):
+                        place.rmdir()  # where nothing else is in it
+                    raise
+            # 2. Into its place; the configuration comes last.
+            if not over:
+                files.write(place / fog_client.CA, ca)
+                files.write(place / fog_client.IDENTITY, (made / fog_client.IDENTITY).read_bytes())
+            if releases is not None:
+                files.write(place / ROOT, releases)
+            files.write(root / CONFIG, text.encode())
+            files.remove_tree(made)
+        finally:
+            log.close()
+    return str(fog_client.member(place))
+
+
 # The agent's side
 
 
@@ -216,12 +280,35 @@ def own_device(root: Path, flags: Mapping[str, str]) -> Iterator[tuple[Agent, Ow
             gate = FrameGate(path_of(root))
             body = LocalBody(Reader.of(config.telemetry, root), gate)
             try:
-                agent = Agent(root, config, release, driver, vault, versions, files, clock.now_s, body, Fogs(), past)
+                parts = root, config, release, driver, vault, versions, files, clock.now_s
+                agent = Agent(*parts, body, Fogs(), past, _home_fog(root, config))
                 yield agent, owner, config
             finally:
                 gate.close(remove=True)
         finally:
             log.close()
+
+
+def _home_fog(root: Path, config: Config) -> Connect | None:
+    """How the agent reaches its home fog, by the certificate that enrolling gave it; None where it is in no fleet."""
+    if not config.fleet.fog:
+        return None
+
+    def connect(ledger: Ledger) -> tuple[str, HomeFog]:
+        fog_client = _fog_client()
+        name, client = fog_client.join(config.fleet.fog, root / FLEET, clock.now_s(), ledger)
+        return name, client
+
+    return connect
+
+
+def _fog_client() -> ModuleType:
+    """The HTTP side of a fleet, which a device on its own does not need. Raises ``MissingDependency``."""
+    try:
+        from evergrove.adapters import fog_client
+    except ModuleNotFoundError as fault:
+        raise MissingDependency(f"{fault.name} is missing: pip install 'evergrove[fleet]'") from fault
+    return fog_client
 
 
 def _connect(root: Path, flags: Mapping[str, str], config: Config) -> Client[msg.Request, msg.Reply]:

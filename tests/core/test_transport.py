@@ -1,5 +1,6 @@
 """What may leave a device, and that nothing else does: the encoder's refusals, and non-interference of the reducer."""
 
+import hashlib
 import typing
 from typing import Any, NamedTuple
 
@@ -12,13 +13,14 @@ from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core import transport
 from evergrove.core.conditions import Code, Factor, Vocabulary
-from evergrove.core.config import Config, Fog, Gate, Learn, Novelty, Placement
+from evergrove.core.config import Config, Fleet, Fog, Gate, Learn, Novelty, Placement
 from evergrove.core.errors import InvalidInput, UsageError
-from evergrove.core.measures import Facts
+from evergrove.core.measures import Comparison, Facts
 from evergrove.core.telemetry import Telemetry, Value
 from evergrove.tiers.device import State, step
 
 RELEASE = "ab" * 32
+FLEET = Fleet(fog="https://fog")
 ASSISTED = Config(
     learn=Learn(min_new=3, steps=10),
     novelty=Novelty(golden_every=3),
@@ -129,10 +131,17 @@ def test_the_insides_of_letters_survive_theirs() -> None:
 # ---- non-interference ------------------------------------------------------------------------------------------------
 
 
+def update_of(order: do.ShareLearnt, n: int) -> transport.Update:
+    """What ``adapters/outbox`` makes of an order: all but the digest is the release's, the terms' or chance."""
+    digest = hashlib.sha256(repr((order.version, order.given)).encode()).hexdigest()
+    return transport.Update(RELEASE, "cd" * 32, "ef" * 32, 1, f"{n:064x}", digest, 250_000)
+
+
 def outbound(stream: list[Seen], config: Config = ASSISTED) -> list[tuple[float, transport.OutboundMessage]]:
     """Everything that a device sends while it sees a stream, one observation a minute, decoded, with the time.
 
-    Its world answers every order at once: records are stored, assists given, trainings done, candidates refused.
+    Its world answers every order at once: records are stored, assists given, trainings done; candidates are refused, or
+    with a fleet accepted: then they pass their probation at the next reading, and their updates are counted.
     """
     sent: list[tuple[float, transport.OutboundMessage]] = []
     state = State()
@@ -155,9 +164,18 @@ def outbound(stream: list[Seen], config: Config = ASSISTED) -> list[tuple[float,
                         sent.append((now_s, transport.decode(data)))
                         waiting.append(ev.AssistReceived(order.job, "cd" * 32, 1000))
                     case do.StartTraining():
-                        waiting.append(ev.TrainingFinished(order.job, "ef" * 32, order.steps, 1.0, 0.1, 1000))
-                    case do.StartMeasuring():
+                        candidate = hashlib.sha256(repr(order.fresh).encode()).hexdigest()
+                        waiting.append(ev.TrainingFinished(order.job, candidate, order.steps, 1.0, 0.1, 1000))
+                    case do.StartMeasuring() if not config.fleet.fog:
                         waiting.append(ev.CandidateRefused(order.job, "the test's"))
+                    case do.StartMeasuring():
+                        waiting.append(accepted(state, order))
+                    case do.ActivateVersion():
+                        waiting.append(ev.VersionActivated(order.current, order.sequence))
+                    case do.ShareLearnt():
+                        update = update_of(order, len(sent))
+                        sent.append((now_s, transport.decode(transport.encode(update))))
+                        waiting.append(ev.UpdateCounted(order.version, update.token, 1, 0))
 
     feed(ev.DeviceInitialised("d", RELEASE, (2, 2), False, 0), ev.AgentStarted("test"), ev.TelemetryRead(BODY))
     for seen in stream:
@@ -168,6 +186,15 @@ def outbound(stream: list[Seen], config: Config = ASSISTED) -> list[tuple[float,
         feed(ev.ObservationMeasured(seen.record, seen.code, seen.n_bytes, seen.facts))
         feed(ev.TelemetryRead(BODY))
     return sent
+
+
+def accepted(state: State, order: do.StartMeasuring) -> ev.CandidateMeasured:
+    """Nothing known is harmed, and what was learnt gains."""
+    codes = [(n + 1, 0) for n in range(state.known[0])]
+    old = [Comparison(kind, code, 150, 0.0, 0.01) for code in codes for kind in ("incumbent", "release")]  # type: ignore[arg-type]
+    own = [Comparison("incumbent", code, 50, 0.0, 0.01) for code in {*state.learnt, *order.learnt} - {*codes}]
+    new = [Comparison("gain", code, 50, -0.5, 0.01) for code in order.learnt]
+    return ev.CandidateMeasured(order.job, order.candidate or "it", order.gamma, (*old, *own, *new), 1.0)
 
 
 def observations(n: int) -> st.SearchStrategy[list[Seen]]:
@@ -204,6 +231,22 @@ def test_a_device_that_learns_does_send_something() -> None:
     assert outbound(stream, msgspec.structs.replace(ASSISTED, fog=Fog())) == []
 
 
+def member(**fleet: bool) -> Config:
+    """A device of a fleet, without an assist."""
+    told = msgspec.structs.replace(FLEET, **fleet)
+    return msgspec.structs.replace(ASSISTED, fog=Fog(), fleet=told)
+
+
+def test_a_member_of_a_fleet_sends_updates_and_one_that_does_not_federate_nothing() -> None:
+    """The harness is not blind here either: forty pictures of one invented condition make at least two updates."""
+    stream = [Seen(f"{i:032x}", (3, 1), 5000, Facts(False, 60, 500.0)) for i in range(40)]
+    sent = [message for _, message in outbound(stream, member())]
+    assert len(sent) >= 2
+    assert all(isinstance(message, transport.Update) for message in sent)
+    assert len({message.digest for message in sent if isinstance(message, transport.Update)}) == len(sent)
+    assert outbound(stream, member(federate=False)) == []
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), n=st.integers(1, 16))
 def test_observations_do_not_show_in_what_is_sent(data: st.DataObject, n: int) -> None:
@@ -211,7 +254,10 @@ def test_observations_do_not_show_in_what_is_sent(data: st.DataObject, n: int) -
 
     So of the two sequences, bare of declared fields, one is the beginning of the other.
     """
-    first, second = (fixed(outbound(data.draw(observations(n)))) for _ in range(2))
+    config = data.draw(st.sampled_from([ASSISTED, member(), msgspec.structs.replace(ASSISTED, fleet=FLEET)]))
+    first, second = (fixed(outbound(data.draw(observations(n)), config)) for _ in range(2))
+    if config is not ASSISTED:  # a device may learn by an assist, or not yet, before it has an update to send
+        first, second = ([m for m in messages if m["kind"] == "update"] for messages in (first, second))
     shorter = min(len(first), len(second))
     assert first[:shorter] == second[:shorter]
 

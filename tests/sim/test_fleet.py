@@ -154,6 +154,31 @@ def test_through_any_storm_nothing_that_was_accepted_is_lost(seed: int) -> None:
     assert jobs.get("trained", 0) > 0
 
 
+FLEET = "\n[fleet.config.fleet]\nfog = 'https://fog'\n[fleet.config.learn]"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_through_any_storm_every_update_is_counted_once_and_the_device_knows_it(seed: int) -> None:
+    """Lost and doubled messages, answers that come too late, crashes at writes: fog and device count the same updates.
+
+    An update on its way, or one whose end the device has not heard of yet, may be counted at the fog alone.
+    """
+    world = fleet.World(changed(STORMY.replace("\n[fleet.config.learn]", FLEET), seed)).run()
+    assert world.gateway is not None
+    n_shared = 0
+    for device in world.devices:
+        check_conserved(device)
+        assert device.n_unequal == 0
+        sharing = device.state.sharing
+        tokens = [token for name, token in world.gateway.counted if name == device.name]
+        assert len(tokens) - sharing.n_counted in ((0, 1) if sharing.sending or sharing.token else (0,))
+        assert sharing.n_refused == 0
+        n_shared += sharing.n_counted
+    assert n_shared > 0
+    first = fleet.simulate(changed(STORMY.replace("\n[fleet.config.learn]", FLEET), seed))
+    assert first.digest == world.outcome().digest
+
+
 def observed(world: fleet.World, crash_after: set[int], n: int = 40) -> VirtualDevice:
     """A device that is shown ``n`` pictures, a minute apart, and loses its memory right after some of them."""
     device = world.devices[0]

@@ -3,16 +3,19 @@
 Needs httpx. Every answer is bounded, every wait too; a refusal comes back as the error that it was at the fog.
 """
 
+import contextlib
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import httpx
 import msgspec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from evergrove.adapters import certificates as x
-from evergrove.adapters.files import Files
-from evergrove.core.errors import InvalidInput, Unreachable, UpdateRefused, UsageError
+from evergrove.adapters.files import Files, read_bounded
+from evergrove.core.errors import CorruptState, InvalidInput, Unreachable, UpdateRefused, UsageError
 from evergrove.core.fog import Reason, Receipt, Terms
 
 T = TypeVar("T")
@@ -21,7 +24,15 @@ CA, IDENTITY, KEY = "ca.pem", "device.pem", "enrolling.key"
 SMALL_BYTES_MAX = 1 << 20
 ASSIST_BYTES_MAX = 64 << 20
 POLL_SLACK_S = 30.0
+RENEW_S = 30 * 86_400.0
+REQUEST_BYTES = 600
+"""About what a request for a certificate weighs."""
 _REASONS = frozenset(get_args(Reason))
+Ledger = Callable[[str, int, str], object]
+"""(category, bytes, peer): called before a request is sent; what it raises stops the request."""
+CATEGORIES = {"/v1/terms": "terms_request", "/v1/releases": "release_poll", "/v1/renew": "renewal"}
+"""How requests stand in the byte ledger. Updates, assists and trusted work are entered by who makes them."""
+RELEASE_FILES, RELEASE_REQUEST = "/v1/releases/", "release_request"
 
 
 class FogClient:
@@ -34,15 +45,21 @@ class FogClient:
         timeout_s: float = 60.0,
         help_s: float = 3600.0,
         bytes_max: int = ASSIST_BYTES_MAX,
+        ledger: Ledger | None = None,
     ) -> None:
-        """``url`` is https://host:port; ``help_s`` how long an assist or trusted work may take."""
+        """``url`` is https://host:port; ``help_s`` how long an assist or trusted work may take.
+
+        ``ledger`` hears of every request in ``CATEGORIES`` before it is sent: its target and body, in bytes.
+        """
         if not url.startswith("https://"):
             raise UsageError(f"'{url[:80]}': a fog is spoken to by https:// only")
         self._url, self._timeout_s, self._help_s, self._bytes_max = url.rstrip("/"), timeout_s, help_s, bytes_max
         self._http = httpx.Client(
             verify=tls, timeout=timeout_s, trust_env=False, follow_redirects=False,
             limits=httpx.Limits(max_connections=4, max_keepalive_connections=1, keepalive_expiry=10.0),
+            event_hooks={"request": [self._enter]},
         )  # fmt: skip
+        self._ledger = ledger
 
     @property
     def peer(self) -> str:
@@ -90,6 +107,14 @@ class FogClient:
         given = _decoded(self._ask("POST", "/v1/renew", content=body), dict[str, str])
         _save(folder, key, given, files or Files())
 
+    def _enter(self, request: httpx.Request) -> None:
+        """Into the byte ledger, before it leaves."""
+        path = request.url.path
+        category = RELEASE_REQUEST if path.startswith(RELEASE_FILES) else CATEGORIES.get(path)
+        if self._ledger is not None and category is not None:
+            size = len(request.method) + len(request.url.raw_path) + int(request.headers.get("content-length", 0))
+            self._ledger(category, size, self._url)
+
     def _ask(
         self, method: str, path: str, *, content: bytes | None = None, params: dict[str, str] | None = None,
         bytes_max: int = SMALL_BYTES_MAX, timeout_s: float | None = None,
@@ -119,9 +144,36 @@ def enrol(url: str, ca: bytes, token: str, folder: Path, files: Files | None = N
     return given.get("device", "")
 
 
-def connect(url: str, folder: Path, timeout_s: float = 60.0) -> FogClient:
+def connect(url: str, folder: Path, timeout_s: float = 60.0, ledger: Ledger | None = None) -> FogClient:
     """The line of a device that ``enrol`` made. Raises ``CorruptState`` where its certificates cannot be used."""
-    return FogClient(url, x.client_context(folder / CA, folder / IDENTITY), timeout_s)
+    return FogClient(url, x.client_context(folder / CA, folder / IDENTITY), timeout_s, ledger=ledger)
+
+
+def join(url: str, folder: Path, now_s: float, ledger: Ledger | None = None) -> tuple[str, FogClient]:
+    """The name of an enrolled device, and its line; a certificate that ends within ``RENEW_S`` is renewed first."""
+    peer, client = _peer(folder), connect(url, folder, ledger=ledger)
+    if now_s < peer.not_after_s < now_s + RENEW_S:
+        with contextlib.closing(client):
+            client.renew(folder)
+        client = connect(url, folder, ledger=ledger)
+    return peer.device, client
+
+
+def member(folder: Path) -> str:
+    """The name that the fleet knows an enrolled device by: it stands in its certificate. Raises ``CorruptState``."""
+    return _peer(folder).device
+
+
+def _peer(folder: Path) -> x.Peer:
+    path = folder / IDENTITY
+    try:
+        certificate = x.load_certificate(read_bounded(path, x.PEM_BYTES_MAX), str(path))
+        peer = x.peer_of(certificate.public_bytes(Encoding.DER))
+    except (OSError, InvalidInput) as fault:
+        raise CorruptState(f"{path}: {fault}; enrol the device again") from fault
+    if peer is None:
+        raise CorruptState(f"{path}: the certificate names no device; enrol the device again")
+    return peer
 
 
 def _save(folder: Path, key: x.Key, given: dict[str, str], files: Files) -> None:

@@ -1,4 +1,4 @@
-"""A device's updates on their way to its fog: each durable before the first attempt, deleted once its fate is known.
+"""A device's updates on their way to its fog: each durable before the first attempt, deleted once its fate is durable.
 
 The device holds itself to the limits of taking part (DESIGN §7), whatever a fog would allow: at most k times a
 generation and b cohorts apart, and one home fog a generation. What it took part in is durable before the update is.
@@ -18,7 +18,8 @@ from evergrove.core.release import sha256_hex
 from evergrove.rules import params, retry, tokens
 from evergrove.rules.privacy import clipping, participation
 
-TAKING, SUFFIX = "taking-part.json", ".update"
+TAKING, FATE, SUFFIX = "taking-part.json", "last-fate.json", ".update"
+FATE_BYTES_MAX = 65_536
 WAITING_MAX = 16
 Ledger = Callable[[str, int, str], object]
 """(category, bytes, peer): called before each attempt, for the byte ledger."""
@@ -54,7 +55,16 @@ class Outbox:
         self._files, self._policy = files or Files(), policy or retry.Policy()
         self._files.make_folder(folder)
         self._files.sweep(folder)
+        last = self.last_fate()
+        for path in self._paths():  # a kill may have come between the fate and the end of the file
+            if last is not None and path.name.endswith(f"-{last.token}{SUFFIX}"):
+                self._files.remove(path)
         self._failures, self._due_s = 0, 0.0
+
+    def obstacle(self, terms: Terms) -> participation.Obstacle | None:
+        """Why the device may not take part by these terms now, by its own record; None where it may."""
+        limits = participation.limits_of(terms.plan, terms.fog)
+        return participation.obstacle(self.taking(), limits, terms.cohort)
 
     def put(self, vector: params.Vector, layout: params.Layout, release: str, terms: Terms, nonce: bytes) -> str:
         """Clips what was learnt to the terms' C, and keeps it for sending, float16; its token.
@@ -66,7 +76,7 @@ class Outbox:
         if layout.digest != plan.layout or release not in plan.releases:
             raise UsageError("the fog gathers for another release than the one that this was learnt on")
         limits = participation.limits_of(plan, terms.fog)
-        match participation.obstacle(record, limits, terms.cohort):
+        match self.obstacle(terms):
             case None:
                 pass
             case "another fog":
@@ -99,9 +109,19 @@ class Outbox:
                 f"{self._folder / TAKING}: not understood; taking part again would not be safe"
             ) from fault
 
+    def last_fate(self) -> Fate | None:
+        """How the latest update that is not in the outbox any more ended; None before the first. Raises
+        ``CorruptState``."""
+        try:
+            return msgspec.json.decode(read_bounded(self._folder / FATE, FATE_BYTES_MAX), type=Fate)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as fault:
+            raise CorruptState(f"{self._folder / FATE}: not understood; an update might be counted twice") from fault
+
     def waiting(self) -> list[str]:
         """The tokens of the updates that wait, oldest first."""
-        return [path.name.removesuffix(SUFFIX).partition("-")[2] for path in self._paths()]
+        return waiting_in(self._folder)
 
     @property
     def due_s(self) -> float:
@@ -134,16 +154,25 @@ class Outbox:
         except UpdateRefused as fault:
             if fault.reason in RETRY:
                 return Fate(token, "waits", str(fault))
-            self._files.remove(path)
-            return Fate(token, "refused", str(fault))
+            return self._end(path, Fate(token, "refused", str(fault)))
         except Unreachable as fault:
             return Fate(token, "waits", str(fault))
         record, cohort = self.taking(), receipt.cohort
         if record.generation == cohort.generation and record.last < cohort.number:
             record = msgspec.structs.replace(record, last=cohort.number)
             self._files.write(self._folder / TAKING, msgspec.json.encode(record))
+        return self._end(path, Fate(token, "counted", "", receipt))
+
+    def _end(self, path: Path, fate: Fate) -> Fate:
+        """What became of it outlives it: whoever asks after a crash must not take it for never made."""
+        self._files.write(self._folder / FATE, msgspec.json.encode(fate))
         self._files.remove(path)
-        return Fate(token, "counted", "", receipt)
+        return fate
 
     def _paths(self) -> list[Path]:
         return sorted(self._folder.glob(f"*{SUFFIX}"))
+
+
+def waiting_in(folder: Path) -> list[str]:
+    """The tokens of the updates that wait in an outbox's folder, oldest first; it needs no outbox."""
+    return [path.name.removesuffix(SUFFIX).partition("-")[2] for path in sorted(folder.glob(f"*{SUFFIX}"))]

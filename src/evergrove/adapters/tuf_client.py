@@ -30,7 +30,15 @@ from evergrove.adapters.release import (
     open_release,
     read_manifest,
 )
-from evergrove.adapters.tuf_metadata import DIRECTIVE, METADATA_BYTES_MAX, TargetFile, decode_directive, publication_of
+from evergrove.adapters.tuf_metadata import (
+    DIRECTIVE,
+    METADATA_BYTES_MAX,
+    Metadata,
+    Root,
+    TargetFile,
+    decode_directive,
+    publication_of,
+)
 from evergrove.core.errors import CorruptState, EvergroveError, InvalidArtefact, InvalidInput, Unreachable
 from evergrove.core.release import FileRef, Publication
 from evergrove.core.rollout import Directive
@@ -220,6 +228,15 @@ class ReleaseClient:
                 os.close(handle)
         for folder in (self._trusted, self._trusted / "root_history"):
             self._files.sync_folder(folder)
+
+
+def check_root(data: bytes) -> None:
+    """Raises ``InvalidArtefact`` unless ``data`` is a TUF root that its own keys have signed."""
+    try:
+        root = Metadata[Root].from_bytes(data)
+        root.verify_delegate(Root.type, root)
+    except (tuf.RepositoryError, ValueError, TypeError, KeyError) as fault:
+        raise InvalidArtefact(f"this is no signed root of releases: {fault}; get root.json from the cloud") from fault
 
 
 @contextlib.contextmanager

@@ -73,11 +73,11 @@ def open_device(path: Path | None, settings: Iterable[str] | None = None) -> "De
     from evergrove import Device
 
     if flags:
-        _end_agent(folder)
+        end_agent(folder)
     return Device.open(folder, flags=flags)
 
 
-def _end_agent(folder: Path) -> None:
+def end_agent(folder: Path) -> None:
     """End an idle agent, so that the next one starts with other settings."""
     from evergrove import Device
     from evergrove.adapters.ownership import find_agent
@@ -86,7 +86,7 @@ def _end_agent(folder: Path) -> None:
         return
     with Device.open(folder) as device:
         if device.status().job is not None:
-            raise UsageError("the device is at work with its own settings; wait until it is done, then use --set")
+            raise UsageError("the device is at work; wait until it is done")
         device.close(stop_agent=True)
     deadline_s = time.monotonic() + AGENT_END_S
     while find_agent(folder) is not None and time.monotonic() < deadline_s:

@@ -13,7 +13,7 @@ from evergrove.cli.common import AsJson, DeviceOption, open_device
 from evergrove.cli.learn import STAGES
 
 if TYPE_CHECKING:
-    from evergrove.core.messages import JobState, Status
+    from evergrove.core.messages import FleetState, JobState, Status
 
 
 def status(
@@ -70,7 +70,19 @@ def facts(now: "Status") -> list[tuple[str, str]]:
         ("golden gate", f"{now.gate_looks} of {now.gate_looks_max} updates judged with this golden set"),
         ("now", job(now.job)),
     ]
-    return rows
+    return rows + (fleet(now.fleet) if now.fleet is not None else [])
+
+
+def fleet(state: "FleetState") -> list[tuple[str, str]]:
+    """What it has to do with its fleet, as rows for people: who gathers, who is trusted with what, what was sent."""
+    home = f"{state.home} ({state.fog}), generation {state.generation}" if state.home else f"{state.fog}, not heard yet"
+    if not state.federates:
+        return [("home fog", home), ("updates", "none are sent: fleet.federate = false")]
+    bound = "∞: no noise" if state.epsilon is None else f"{state.epsilon:g} a generation"
+    refused = f", {state.n_refused} refused" if state.n_refused else ""
+    waits = f"; waiting: {state.waits}" if state.waits else ""
+    rows = [("home fog", home), ("updates", f"{state.n_counted} counted{refused}{waits}")]
+    return [*rows, ("ε, as it says", f"{bound}. {state.protection}")] if state.home else rows
 
 
 def latest(decisions: Sequence[str], n: int) -> list[tuple[str, int]]:

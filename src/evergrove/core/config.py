@@ -16,6 +16,7 @@ from evergrove.core.errors import ConfigError
 from evergrove.core.sections import (
     NATURAL,
     Agent,
+    Fleet,
     Fog,
     Gate,
     Generate,
@@ -38,6 +39,7 @@ __all__ = [
     "ENV_PREFIX",
     "Agent",
     "Config",
+    "Fleet",
     "Fog",
     "Gate",
     "Generate",
@@ -57,6 +59,7 @@ __all__ = [
     "dump",
     "load",
     "of_tree",
+    "with_key",
 ]
 
 
@@ -78,6 +81,7 @@ class Config(Section, frozen=True):
     thermal: Thermal = Thermal()
     placement: Placement = Placement()
     fog: Fog = Fog()
+    fleet: Fleet = Fleet()
     telemetry: Telemetry = Telemetry()
 
 
@@ -125,6 +129,26 @@ def dump(config: Config) -> str:
             lines.append(f"\n[{name}]")
             lines.extend(f"{key} = {_toml(value)}" for key, value in section.items())
     return "\n".join(lines) + "\n"
+
+
+def with_key(text: str, section: str, key: str, value: str) -> str:
+    """The TOML ``text`` with this one key set, all else (comments, order) as it was. Raises ``ConfigError``."""
+    lines, line = text.splitlines(), f"{key} = {_toml(value)}"
+    heads = [i for i, said in enumerate(lines) if said.strip().startswith("[")]
+    at = next((i for i in heads if lines[i].split("#")[0].strip() == f"[{section}]"), None)
+    if at is None:
+        lines += ["", f"[{section}]", line]
+    else:
+        end = next((i for i in heads if i > at), len(lines))
+        there = [i for i in range(at + 1, end) if lines[i].partition("=")[0].strip() == key]
+        lines[there[0] if there else at + 1 : (there[0] + 1) if there else at + 1] = [line]
+    made = "\n".join(lines) + "\n"
+    try:
+        written = tomllib.loads(made)[section][key]
+    except (tomllib.TOMLDecodeError, KeyError, TypeError) as fault:
+        raise ConfigError(f"{section}.{key} could not be written into the configuration; add it by hand") from fault
+    assert written == value, "what was written is not what is read"
+    return made
 
 
 def _toml(value: object) -> str:
@@ -206,12 +230,15 @@ def _check_ranges(config: Config, where: str) -> None:
     ):
         if key and (len(key) != n_digits or not set(key) <= set("0123456789abcdef")):
             raise ConfigError(f"{where}: {name} is no key: {n_digits} digits 0-9a-f, as the fog shows it, or empty")
+    if config.fleet.fog and not config.fleet.fog.startswith("https://"):
+        raise ConfigError(f"{where}: fleet.fog = {config.fleet.fog!r}, must be the fog's https:// address, or empty")
     shield, placement = config.shield, config.placement
     ordered = (
         ("shield.frame_p99_ratio_clear", shield.frame_p99_ratio_clear, shield.frame_p99_ratio_high),
         ("shield.frame_p99_ratio_high", shield.frame_p99_ratio_high, shield.frame_p99_ratio_max),
         ("placement.ceiling_low", placement.ceiling_low, placement.ceiling_high),
         ("placement.fog_retry_s", placement.fog_retry_s, placement.fog_retry_s_max),
+        ("fleet.retry_s", config.fleet.retry_s, config.fleet.retry_s_max),
     )
     for name, low, high in ordered:
         if not low <= high:

@@ -118,6 +118,18 @@ class ConfirmVersion(Effect, frozen=True, tag="confirm_version"):
     adapter: str
 
 
+class ShareLearnt(Effect, frozen=True, tag="share_learnt"):
+    """Send the fog what ``version`` has learnt over ``given`` (None: the release alone), clipped, by way of the outbox.
+
+    What waits in the outbox goes first. ``heard`` is the token of the last update whose end is known (""): a later one
+    that has ended is only told of. Answered by ``UpdateCounted``, ``UpdateRefused`` or ``UpdateDelayed``.
+    """
+
+    version: str
+    given: str | None
+    heard: str
+
+
 class StopWorker(Effect, frozen=True, tag="stop_worker"):
     """End the worker of this job and remove its folder."""
 

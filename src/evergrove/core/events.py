@@ -259,6 +259,43 @@ class GenerationFailed(Fact, frozen=True, tag="generation_failed"):
     reason: str
 
 
+class TermsRead(Fact, frozen=True, tag="terms_read"):
+    """The home fog said by what terms it gathers, and they are others than it said before.
+
+    ``epsilon`` is the budget of the generation (None: no noise, no bound), ``protection`` the fog's own sentence.
+    """
+
+    fog: str
+    generation: int
+    epsilon: float | None
+    protection: str
+
+
+class UpdateCounted(Fact, frozen=True, tag="update_counted"):
+    """The fog counted the update that was made of ``version``, once, in this cohort of this generation."""
+
+    version: str
+    token: str
+    generation: int
+    cohort: int
+
+
+class UpdateRefused(Fact, frozen=True, tag="update_refused"):
+    """No update of ``version`` will be counted: the fog, or the device's own limits, refused it for good."""
+
+    version: str
+    token: str
+    reason: str
+
+
+class UpdateDelayed(Fact, frozen=True, tag="update_delayed"):
+    """An update of ``version`` could not be made or sent now; ``token`` is that of one that waits in the outbox."""
+
+    version: str
+    token: str
+    reason: str
+
+
 class RecheckRequested(Fact, frozen=True, tag="recheck_requested"):
     """A golden re-check without an update is due, or was asked for."""
 
@@ -299,6 +336,10 @@ Event = (
     | VersionRolledBack
     | RollbackRequested
     | GenerationFailed
+    | TermsRead
+    | UpdateCounted
+    | UpdateRefused
+    | UpdateDelayed
     | RecheckRequested
     | TimePassed
 )

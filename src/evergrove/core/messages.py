@@ -118,6 +118,24 @@ class JobResult(Message, frozen=True, tag="job_result"):
     n_bytes: int = 0
 
 
+class FleetState(Message, frozen=True, tag="fleet_state"):
+    """What a device has to do with its fleet. ``fog`` is an address, ``home`` the fog's name ("" until it was heard).
+
+    ``epsilon`` is the budget of ``generation`` as the fog told it (None: none is known, or there is no noise: then
+    ``protection`` says so), ``waits`` says what is still to be sent, and why.
+    """
+
+    fog: str
+    federates: bool
+    home: str = ""
+    generation: int = -1
+    epsilon: float | None = None
+    protection: str = ""
+    n_counted: int = 0
+    n_refused: int = 0
+    waits: str = ""
+
+
 class Status(Message, frozen=True, tag="status"):
     """What a device is, holds and does; ``decisions`` are its latest ones, newest last, each one sentence."""
 
@@ -140,6 +158,7 @@ class Status(Message, frozen=True, tag="status"):
     gate_looks_max: int
     decisions: tuple[str, ...]
     warnings: tuple[str, ...]
+    fleet: FleetState | None = None
 
 
 class Fault(Message, frozen=True, tag="fault"):

@@ -272,6 +272,22 @@ class Fog(Section, frozen=True):
     """Learn from an assist's pictures too, besides the release's rehearsal pack."""
 
 
+class Fleet(Section, frozen=True):
+    """The fleet that the device is a member of; `evergrove device enrol` writes ``fog``."""
+
+    fog: str = ""
+    """https address of the device's home fog. Empty: the device is in no fleet."""
+    federate: bool = True
+    """Send what was learnt of the fleet's conditions, clipped, and how releases fared; False: none of it leaves."""
+    releases: bool = True
+    """Ask for releases and take them, as the fleet's rollout says; False: the device stays on its own."""
+    retry_s: Positive = 30.0
+    """Before the second attempt to send; it doubles with each failure in a row, up to ``retry_s_max``."""
+    retry_s_max: Positive = 3600.0
+    poll_s: Positive = 240.0
+    """How long one request for news of releases waits at the fog."""
+
+
 class Gathering(Section, frozen=True):
     """How a fog gathers in a generation (DESIGN §7); all but ``cohort_min`` and ``wait_s`` stay constant within it."""
 

@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import math
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from evergrove.rules import features
 from evergrove.runtime import workers
 from evergrove.runtime.body import Body
 from evergrove.runtime.driver import Driver
+from evergrove.runtime.fleet import Connect, Fleet
 from evergrove.runtime.keeper import Keeper
 from evergrove.runtime.offload import Fogs, Offload
 from evergrove.runtime.teller import Teller
@@ -62,8 +64,12 @@ class Agent:
         body: Body,
         fogs: Fogs,
         past: Sequence[ev.Event] = (),
+        connect: Connect | None = None,
     ) -> None:
-        """Takes the parts as they are; ``start`` brings them to one state. ``past`` are the newest logged events."""
+        """Takes the parts as they are; ``start`` brings them to one state. ``past`` are the newest logged events.
+
+        ``connect`` makes a line to the home fog; None for a device that is in no fleet.
+        """
         self._root = root
         self._config = config
         self._release = release
@@ -80,6 +86,10 @@ class Agent:
         self._retry_at_s = 0.0
         self._teller = Teller(config, release, self._vocabulary, past)
         self._offload = Offload(root, config, release, vault, versions, fogs, now_s, self._note_sent)
+        self._fleet = (
+            Fleet(root, release, versions, connect, now_s, self._note_sent, files) if connect is not None else None
+        )
+        self._unheard: deque[ev.Event] = deque()
 
     # Life
 
@@ -112,6 +122,7 @@ class Agent:
     def tick(self) -> None:
         """Lets the clock speak, if it has anything to say, and tries again what a full disk, say, has stopped."""
         try:
+            self._hear()
             state, settings = self._driver.state, self._config.telemetry
             at_work = state.work is not None or state.waiting is not None
             period_s = settings.period_s if at_work else settings.idle_period_s
@@ -133,8 +144,9 @@ class Agent:
 
     @property
     def busy(self) -> bool:
-        """Whether a worker runs, or a job waits for its place."""
-        return bool(self._workers) or self._driver.state.waiting is not None
+        """Whether a worker runs, a job waits for its place, or an update is on its way."""
+        state = self._driver.state
+        return bool(self._workers) or state.waiting is not None or (state.sharing.sending and self._fleet is not None)
 
     async def stop(self) -> None:
         """Ends the workers (their jobs resume at the next start) and saves a snapshot."""
@@ -273,6 +285,8 @@ class Agent:
                 self._end_worker(order.job, keep=True)
                 self._begin(order.job, self._ask_fog(order))
                 return []
+            case do.ShareLearnt():
+                return self._share(order)
             case do.StopWorker():
                 self._end_worker(order.job)
                 return []
@@ -298,6 +312,35 @@ class Agent:
         pointer = self._versions.read_pointer()
         if pointer.current == adapter and pointer.probation:
             self._versions.activate(pointer.current, pointer.previous, pointer.seq, probation=False)
+
+    # Errands to the fleet
+
+    def _share(self, order: do.ShareLearnt) -> list[ev.Event]:
+        """Sends what was learnt, in a thread that nothing waits for, not even the agent's end."""
+        fleet, told = self._fleet, self._driver.state.sharing.terms
+        if fleet is None:
+            return [ev.UpdateDelayed(order.version, "", "the device is in no fleet")]
+
+        def errand() -> None:
+            facts = fleet.share(order, told)
+            with contextlib.suppress(RuntimeError):  # the agent has ended meanwhile; the next one asks again
+                self._loop.call_soon_threadsafe(self._come_back, facts)
+
+        threading.Thread(target=errand, name="evergrove-fleet", daemon=True).start()
+        return []
+
+    def _come_back(self, facts: Sequence[ev.Event]) -> None:
+        """An errand is done. What cannot be logged now (a full disk, say) is heard at a later tick."""
+        self._unheard.extend(facts)
+        try:
+            self._hear()
+        except EvergroveError as fault:
+            self._teller.warn(str(fault))
+
+    def _hear(self) -> None:
+        while self._unheard:
+            self.feed(self._unheard[0])
+            self._unheard.popleft()
 
     # Workers
 
@@ -370,7 +413,9 @@ class Agent:
             task.cancel()
         if not keep:
             self._remove(self._root / "jobs" / job)
-            self._versions.collect(keep=self._teller.book.candidates)
+            sharing = self._driver.state.sharing
+            shared = (name for name in (sharing.given, sharing.ripe, sharing.asked) if name)
+            self._versions.collect(keep=(*self._teller.book.candidates, *shared))
 
     def _tidy(self) -> None:
         """Removes what a kill left: halves of writes, and folders of jobs that ended while nobody could tidy up."""

@@ -29,6 +29,7 @@ class Teller:
         self._config = config
         self._release = release
         self._decisions: deque[str] = deque(maxlen=DECISIONS_KEPT)
+        self._delayed: ev.UpdateDelayed | None = None
         self._warnings: deque[str] = deque(maxlen=WARNINGS_KEPT)
         for fact in past:
             self.note(fact)
@@ -36,6 +37,8 @@ class Teller:
     def note(self, fact: ev.Event) -> None:
         """Takes in one more event."""
         self.book = jobbook.fold(self.book, fact)
+        if isinstance(fact, ev.UpdateDelayed):
+            self._delayed = fact
         text = sentence(fact, self.vocabulary)
         if text:
             self._decisions.append(text)
@@ -72,7 +75,19 @@ class Teller:
             gate_looks_max=self._config.gate.looks_max,
             decisions=tuple(self._decisions),
             warnings=tuple(self._warnings),
+            fleet=self._fleet(state),
         )
+
+    def _fleet(self, state: State) -> msg.FleetState | None:
+        fleet, sharing, terms = self._config.fleet, state.sharing, state.sharing.terms
+        if not fleet.fog:
+            return None
+        told = (terms.fog, terms.generation, terms.epsilon, terms.protection) if terms else ("", -1, None, "")
+        version = sharing.asked or sharing.ripe
+        waits = "" if not version else "one update is made" if sharing.token else "what was learnt last"
+        if waits and self._delayed is not None and self._delayed.version == version:
+            waits = f"{waits}: {self._delayed.reason}"
+        return msg.FleetState(fleet.fog, fleet.federate, *told, sharing.n_counted, sharing.n_refused, waits)
 
     def _named(self, counts: Mapping[Code, int]) -> dict[str, int]:
         return {name(code, self.vocabulary): n for code, n in counts.items()}

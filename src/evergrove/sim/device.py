@@ -112,7 +112,7 @@ class VirtualDevice:
         self.up = False
         self._life += 1
         self._end_worker(keep=True)
-        self._errands.asked.clear()
+        self._errands.forget()
         self.shelf.lose_power()
         self._engine.after(self._parts.down_s, self.boot)
 
@@ -235,6 +235,8 @@ class VirtualDevice:
                 return self._errands.fetch(order, self._linked())
             case do.SendTrusted():
                 return self._errands.hand_over(order, self._linked())
+            case do.ShareLearnt():
+                return self._errands.share(order, self._disk, self._linked())
             case _:
                 raise AssertionError(f"no way to perform {type(order).__name__}")
 

@@ -214,10 +214,17 @@ class Shelf:
 
 
 class Disk(msgspec.Struct):
-    """The rest of what survives: the pointer to what serves, and the training steps of a job's last checkpoint."""
+    """The rest of what survives: the pointer to what serves, the training steps of a job's last checkpoint, the outbox.
+
+    ``update`` is the token of the update that waits in it ("": none), ``fate`` the token and number of the last one
+    that was counted, ``n_updates`` how many were made.
+    """
 
     current: str | None = None
     previous: str | None = None
     sequence: int = 0
     probation: bool = False
     checkpoints: dict[str, int] = {}
+    update: str = ""
+    fate: tuple[str, int] | None = None
+    n_updates: int = 0

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core.jobs import Failed, Trained
+from evergrove.sim.disk import Disk
 from evergrove.sim.engine import Action, Engine
 from evergrove.sim.parts import Parts
 
 ASK_BYTES = 200
 """A request for an assist: a release's hash and headers."""
+UPDATE_BYTES = 250_000
 PEER = "fog"
 
 
@@ -21,6 +23,8 @@ class Errands:
     ) -> None:
         """``here`` ties an action to the device's present life, ``feed`` takes the answers."""
         self.asked: dict[str, str] = {}
+        self._sharing = 0  # which attempt is on its way; 0: none
+        self._n_shared = 0
         self._engine, self._parts, self._here, self._feed = engine, parts, here, feed
 
     def fetch(self, order: do.FetchAssist, linked: bool) -> list[ev.Event]:
@@ -49,6 +53,46 @@ class Errands:
 
         self._ask(order.job, "trusted", lambda: gateway.work(order.steps * fog.step_s), answer, carry_s)
         return [ev.BytesSent("observations and adapter", n_bytes, PEER)]
+
+    def share(self, order: do.ShareLearnt, disk: Disk, linked: bool) -> list[ev.Event]:
+        """Sends an update by way of the outbox; one that waits there goes first, under the token that it has."""
+        gateway = self._parts.gateway
+        if gateway is None or not linked:
+            return [
+                ev.UpdateDelayed(order.version, disk.update, "there is no fog" if gateway is None else "no network")
+            ]
+        if disk.fate is not None and disk.fate[0] != order.heard:
+            return [ev.UpdateCounted(order.version, disk.fate[0], 1, disk.fate[1])]
+        if not disk.update:
+            disk.n_updates += 1
+            disk.update = f"u{disk.n_updates:04d}"
+        token, self._n_shared = disk.update, self._n_shared + 1
+        self._sharing = attempt = self._n_shared
+
+        def answer(number: int) -> None:
+            if self._sharing == attempt:
+                self._sharing, disk.update, disk.fate = 0, "", (token, number)
+                self._feed(ev.UpdateCounted(order.version, token, 1, number))
+
+        def arrive() -> None:
+            number = gateway.update(self._parts.name, token)
+            if number is not None:
+                self._parts.to_fog.send(self._here(lambda: answer(number)))
+
+        def give_up() -> None:
+            if self._sharing == attempt:
+                self._sharing = 0
+                self._feed(ev.UpdateDelayed(order.version, token, f"no answer within {wait_s:g} s"))
+
+        wait_s = self._parts.fog.timeout_s
+        self._parts.to_fog.send(arrive, UPDATE_BYTES / self._parts.fleet.network.bytes_per_s)
+        self._engine.after(wait_s, self._here(give_up))
+        return [ev.BytesSent("update", UPDATE_BYTES, PEER)]
+
+    def forget(self) -> None:
+        """The power has failed: nobody waits for anything any more."""
+        self.asked.clear()
+        self._sharing = 0
 
     def hear(self, job: str, fact: ev.Event) -> None:
         """An answer, or a worker's outcome, is here."""

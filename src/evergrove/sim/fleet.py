@@ -55,7 +55,7 @@ class World:
         self.engine = Engine(MONDAY_S + scenario.start_hour * 3600)
         self.devices: list[VirtualDevice] = []
         self.fleets: dict[str, str] = {}
-        self._gateway = _gateway(scenario, self.engine)
+        self.gateway = _gateway(scenario, self.engine)
         for fleet in scenario.fleet:
             for number in range(fleet.count):
                 name = f"{fleet.name}-{number + 1:0{len(str(fleet.count))}d}"
@@ -110,7 +110,7 @@ class World:
                 clock=_clock(engine, faults, chance("clock")),
                 to_fog=Courier(engine, faults.network, chance("channel")),
                 from_worker=Courier(engine, faults.worker, chance("worker")),
-                gateway=self._gateway if fleet.trainer.kind == "surrogate" else None,
+                gateway=self.gateway if fleet.trainer.kind == "surrogate" else None,
                 fog=scenario.fog,
                 down_s=faults.crash.down_s,
                 point_every_s=scenario.record.every_s,

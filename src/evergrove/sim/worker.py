@@ -71,6 +71,8 @@ class Gateway:
         self._assist_s = assist_s
         self._up = up
         self._ready_s: dict[str, float] = {}
+        self.counted: dict[tuple[str, str], int] = {}
+        """The updates by (device, token), each with its number: counted once, however often it comes."""
         self.n_computed = 0
         self.n_answered = 0
 
@@ -84,6 +86,13 @@ class Gateway:
             self.n_computed += 1
         self.n_answered += 1
         return max(0.0, self._ready_s[release] - now_s)
+
+    def update(self, device: str, token: str) -> int | None:
+        """The number under which an update is counted; None where nobody answers."""
+        if not self._up(self._engine.now_s):
+            return None
+        self.n_answered += 1
+        return self.counted.setdefault((device, token), len(self.counted))
 
     def work(self, seconds: float) -> float | None:
         """In how many seconds a step that takes as long is done; None where nobody answers."""

@@ -94,6 +94,17 @@ def sentence(event: events.Event, vocabulary: Vocabulary | None = None) -> str |
             return f"asked to go back by {event.by}"
         case events.GenerationFailed():
             return f"{version(event.adapter)} failed to generate: {event.reason}"
+        case events.TermsRead():
+            epsilon = "∞ (no noise)" if event.epsilon is None else f"{event.epsilon:g}"
+            return f"fog {event.fog} gathers generation {event.generation}; it says ε = {epsilon}"
+        case events.UpdateCounted():
+            where = f"generation {event.generation}, cohort {event.cohort}"
+            return f"the fog counted what {version(event.version)} has learnt ({where})"
+        case events.UpdateRefused():
+            return f"nothing of {version(event.version)} goes to the fleet: {event.reason}"
+        case events.UpdateDelayed():
+            what = "waits in the outbox" if event.token else "waits to be sent"
+            return f"what {version(event.version)} has learnt {what}: {event.reason}"
         case events.RecheckRequested():
             return f"asked for a golden re-check by {event.by}"
         case events.ObservationMeasured() | events.CandidateMeasured() | events.TelemetryRead() | events.TimePassed():

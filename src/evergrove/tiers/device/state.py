@@ -56,6 +56,28 @@ class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evict: tuple[str, ...]
 
 
+class Sharing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the device gives to its fleet. One update at a time; what is learnt meanwhile goes with the next.
+
+    ``given`` is the version whose learning the fleet has counted (None: the release alone), ``ripe`` the newest one
+    that counts as good and was not given ("": none). ``asked`` is the version that the update under way is of, and
+    ``token`` its name once it waits in the outbox; ``sending``: somebody is on the way. ``heard`` names the last
+    one whose end is known. After ``failures`` in a row the next attempt is due at ``due_s``.
+    """
+
+    given: str | None = None
+    ripe: str = ""
+    asked: str = ""
+    token: str = ""
+    sending: bool = False
+    heard: str = ""
+    failures: int = 0
+    due_s: float = 0.0
+    n_counted: int = 0
+    n_refused: int = 0
+    terms: ev.TermsRead | None = None
+
+
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that a device remembers, besides the media and the names, which the vault holds.
 
@@ -107,6 +129,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     assist: str | None = None
     step_s: float = 0.3
     drifting: tuple[drift.Watch, ...] = ()
+    sharing: Sharing = Sharing()
     n_jobs: int = 0
     checked_at_s: float = 0.0
     n_observed: int = 0

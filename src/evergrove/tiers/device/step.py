@@ -14,7 +14,7 @@ from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core.config import Config
 from evergrove.rules.probation import elapsed
-from evergrove.tiers.device import judging, learning, observing, placing, versions
+from evergrove.tiers.device import judging, learning, observing, placing, sharing, versions
 from evergrove.tiers.device.orders import again, order
 from evergrove.tiers.device.state import Result, State, anchor, change, of_work
 
@@ -34,7 +34,7 @@ def step(config: Config, state: State, event: ev.Event, now_s: float) -> Result:
                 checked_at_s=now_s,
             ), []
         case ev.AgentStarted():
-            return _start(state)
+            return _start(config, state)
         case ev.ConditionAdded():
             sizes = tuple(max(n, event.value) if i == event.factor else n for i, n in enumerate(state.sizes))
             return change(state, sizes=sizes), []
@@ -66,13 +66,19 @@ def step(config: Config, state: State, event: ev.Event, now_s: float) -> Result:
         case ev.VersionActivated():
             return versions.activate(config, state, event, now_s)
         case ev.ProbationPassed():
-            return versions.confirm(state, event)
+            state, orders = versions.confirm(state, event)
+            state, more = sharing.ripen(config, state, event.adapter, now_s)
+            return state, [*orders, *more]
         case ev.VersionRolledBack():
-            return versions.fall_back(state, event)
+            return versions.fall_back(sharing.withdraw(state, event.bad), event)
         case ev.RollbackRequested():
             return versions.request_rollback(state, event, now_s)
         case ev.GenerationFailed():
             return versions.mind_failure(config, state, event, now_s)
+        case ev.TermsRead():
+            return sharing.note_terms(state, event), []
+        case ev.UpdateCounted() | ev.UpdateRefused() | ev.UpdateDelayed():
+            return sharing.take_answer(config, state, event, now_s), []
         case ev.RecheckRequested():
             return versions.request_recheck(config, state, "recheck", now_s)
         case ev.TimePassed():
@@ -109,6 +115,9 @@ def _mind_time(config: Config, state: State, now_s: float) -> Result:
     """What only waits for the clock: a stage past its time, the end of a probation, the next re-check, a learning."""
     if not state.device:
         return state, []
+    state, errands = sharing.mind(config, state, now_s)
+    if errands:
+        return state, errands
     if state.work is not None:
         return versions.mind_stage(config, state, state.work, now_s)
     if state.probation:
@@ -120,7 +129,7 @@ def _mind_time(config: Config, state: State, now_s: float) -> Result:
     return state, []
 
 
-def _start(state: State) -> Result:
+def _start(config: Config, state: State) -> Result:
     """Everything that was under way is asked for again; every effect may be carried out twice."""
     records = (*state.keeping.buffer.records(), *state.pending)
-    return state, [do.ReconcileRecords(records), *again(state)]
+    return state, [do.ReconcileRecords(records), *again(state), *sharing.again(config, state)]
