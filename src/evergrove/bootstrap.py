@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +40,7 @@ from evergrove.core.errors import (
     AgentBusy,
     CorruptState,
     EvergroveError,
+    InvalidArtefact,
     InvalidInput,
     MissingDependency,
     Unreachable,
@@ -50,7 +51,7 @@ from evergrove.runtime.app import LocalDevice, Studio
 from evergrove.runtime.body import LocalBody
 from evergrove.runtime.driver import Driver
 from evergrove.runtime.fleet import FOLDER as FLEET
-from evergrove.runtime.fleet import ROOT, Connect, HomeFog, Ledger
+from evergrove.runtime.fleet import RELEASES, ROOT, Connect, HomeFog, Ledger
 from evergrove.runtime.frame_gate import FrameGate, path_of
 from evergrove.runtime.offload import Fogs
 from evergrove.runtime.serve import serve
@@ -197,6 +198,20 @@ def read_release(root: Path, identity: Identity) -> Release:
     return release
 
 
+def release_finder(root: Path, identity: Identity) -> Callable[[str], Release]:
+    """Opens a release of a device by its manifest's SHA-256 ("": its first one): made with it, or fetched since."""
+
+    def find(name: str) -> Release:
+        if name in ("", identity.manifest):
+            return read_release(root, identity)
+        release = open_release(root / FLEET / RELEASES / "releases" / name)
+        if release.manifest_hash != name:
+            raise InvalidArtefact(f"{release.folder}: this is another release than its name says; remove the folder")
+        return release
+
+    return find
+
+
 def read_log(root: Path) -> list[ev.Stamped]:
     """Everything that a device's log still holds, oldest first; the agent may be at work meanwhile."""
     log = EventLog(root / "log.sqlite", CODEC, read_only=True)
@@ -267,12 +282,13 @@ def own_device(root: Path, flags: Mapping[str, str]) -> Iterator[tuple[Agent, Ow
     """Takes a device over: its lock, log, vault and versions. Raises ``AgentBusy`` where another agent owns it."""
     identity, config, files = read_identity(root), read_config(root, flags), Files()
     with Ownership.acquire(root, files=files) as owner:
-        release = read_release(root, identity)
         log = EventLog(root / "log.sqlite", CODEC, files=files)
         try:
             driver = Driver(
                 partial(tier.step, config), log, clock.now_s, config.agent.snapshot_every, config.agent.events_kept
             )
+            find = release_finder(root, identity)
+            release = find(driver.state.release)
             key = FileKey(root / "device.key", files=files)
             vault = Vault(root / "vault", identity.device, key, config.replay, files=files)
             versions = Versions(root / "versions", files=files)
@@ -281,7 +297,7 @@ def own_device(root: Path, flags: Mapping[str, str]) -> Iterator[tuple[Agent, Ow
             body = LocalBody(Reader.of(config.telemetry, root), gate)
             try:
                 parts = root, config, release, driver, vault, versions, files, clock.now_s
-                agent = Agent(*parts, body, Fogs(), past, _home_fog(root, config))
+                agent = Agent(*parts, body, Fogs(), past, _home_fog(root, config), find, identity.manifest)
                 yield agent, owner, config
             finally:
                 gate.close(remove=True)
@@ -361,8 +377,9 @@ def _studio(root: Path, config: Config) -> Studio:
     """The generator, loaded in the app's own process: the only place here that needs torch."""
     from evergrove.runtime.studio import LocalStudio
 
-    release = read_release(root, read_identity(root))
-    return LocalStudio(release, Versions(root / "versions"), config.generate.threads)
+    identity = read_identity(root)
+    release, find = read_release(root, identity), release_finder(root, identity)
+    return LocalStudio(release, Versions(root / "versions"), config.generate.threads, find)
 
 
 def main(arguments: list[str]) -> int:

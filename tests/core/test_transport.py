@@ -85,7 +85,7 @@ def test_a_new_message_must_be_listed_first() -> None:
     class Sneaky(transport.Outbound, frozen=True, tag="sneaky"):
         mood: str
 
-    with pytest.raises(UsageError, match="only AssistRequest, TrustedRequest, Update do"):
+    with pytest.raises(UsageError, match="only AssistRequest, TrustedRequest, Update, Report do"):
         transport.encode(Sneaky("happy"))  # type: ignore[arg-type]
     assert set(transport.VARIABLE) == set(typing.get_args(transport.OutboundMessage))
     assert set(transport.VARIABLE) >= transport.TIMING | transport.HEALTH
@@ -275,3 +275,12 @@ def test_neither_names_nor_the_choice_of_a_new_condition_show_even_in_timing(
         for i, seen in enumerate(one)
     ]
     assert outbound(one) == outbound(other)
+
+
+def test_a_word_on_a_release_depends_on_observations_in_its_mark_alone() -> None:
+    """It is a health bit, and declared as one."""
+    one, other = (transport.Report("r7", mark, False) for mark in ("accepted", "rejected"))
+    bare = fixed([(0.0, one), (0.0, other)])
+    assert bare[0] == bare[1]
+    assert transport.decode(transport.encode(one)) == one
+    assert {transport.Report} == transport.HEALTH

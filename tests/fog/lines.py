@@ -48,7 +48,7 @@ class Line:
 
         async def serve() -> None:
             self.loop = asyncio.get_running_loop()
-            news = News(self.releases, "timestamp.json")
+            news = News(self.releases, parts.pop("head", "timestamp.json"))
             authority = parts.pop("authority", self.authority)
             self.api = FogApi(self.service, revocations, self.now_s, self.limits, news, authority, **parts)
             self.server = FogServer(

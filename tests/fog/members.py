@@ -41,7 +41,7 @@ def adapter(seed: int, vocabulary: Vocabulary = MINE, size: float = 1e-3) -> byt
     rng = torch.Generator().manual_seed(seed)
     manifest = TINY.manifest
     b = {slot.name[:-2]: size * torch.randn(slot.shape, generator=rng) for slot in LAYOUT.slots}
-    rows = {f"{f}:{n}": torch.randn(32, generator=rng) for f, n in vocabulary.added(manifest.vocabulary)}
+    rows = {f"{f}:{n}": torch.randn(64, generator=rng) for f, n in vocabulary.added(manifest.vocabulary)}
     hashes = manifest.base.sha256, manifest.basis.sha256
     return adapter_bytes(Adapter(*hashes, LAYOUT.slots[0].shape[1], manifest.scale, vocabulary, b, rows))
 

@@ -13,7 +13,7 @@ from evergrove import bootstrap
 from evergrove.adapters.files import DiskFull, Files
 from evergrove.adapters.versions import Versions
 from evergrove.bench import kills
-from evergrove.bench.kills_acts import confirm, learn, make, meet_new, roll_back
+from evergrove.bench.kills_acts import confirm, join, learn, make, meet_new, roll_back, take_release
 from evergrove.bench.kills_check import agreed, come_back
 from evergrove.bench.kills_life import CONFIG, RELEASE, Life, Setting, Told
 
@@ -32,6 +32,20 @@ def test_every_write_of_a_life_is_recovered_from() -> None:
     steps = {step.name for step in found.steps}
     for written in ("record", "log", "checkpoint", "candidate", "version", "pointer", "outcome", "key", "identity"):
         assert any(name.startswith(f"{written}: ") for name in steps), f"no write of the {written} came up"
+
+
+async def meet_few(life: Life) -> None:
+    """A new condition, so that there is something of the device's own to take along."""
+    for picture in range(2, 10):
+        life.observe(picture, "strange")
+
+
+def test_every_write_of_a_change_of_release_is_recovered_from() -> None:
+    """Learnt, a member, a release taken, confirmed, and gone back from: numbers and names stay together."""
+    found = kills.run(acts=(make, meet_few, learn, confirm, join, take_release, confirm, roll_back), kinds=("writes",))
+    assert found.faults == ()
+    assert found.kills == found.recovered > 400
+    assert any("names" in step.name for step in found.steps)
 
 
 def test_a_process_killed_by_the_kernel_at_every_write_comes_back() -> None:

@@ -35,11 +35,11 @@ def test_a_re_check_waits_for_what_is_under_way() -> None:
     assert effects == [do.Emit(ev.LearningDeferred("job-00007 (learn) is under way"))]
 
 
-def test_a_version_that_passed_is_confirmed_and_the_release_needs_no_word() -> None:
-    """The release itself is in no slot that could be confirmed."""
+def test_a_version_that_passed_is_confirmed_and_so_is_a_release_alone() -> None:
+    """One of the fleet's releases may have been on probation with nothing of the device's own in it."""
     state, orders = versions.confirm(with_(errors=1), ev.ProbationPassed("c1"))
     assert (state.probation, state.errors, orders) == (False, 0, [do.ConfirmVersion("c1")])
-    assert versions.confirm(with_(active=None), ev.ProbationPassed(None))[1] == []
+    assert versions.confirm(with_(active=None), ev.ProbationPassed(None))[1] == [do.ConfirmVersion(None)]
 
 
 def test_only_failures_of_what_serves_count() -> None:

@@ -7,7 +7,7 @@ import contextlib
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import httpx
 import msgspec
@@ -17,6 +17,10 @@ from evergrove.adapters import certificates as x
 from evergrove.adapters.files import Files, read_bounded
 from evergrove.core.errors import CorruptState, InvalidInput, Unreachable, UpdateRefused, UsageError
 from evergrove.core.fog import Reason, Receipt, Terms
+from evergrove.core.transport import Report
+
+if TYPE_CHECKING:
+    from evergrove.adapters.tuf_client import Source
 
 T = TypeVar("T")
 CA, IDENTITY, KEY = "ca.pem", "device.pem", "enrolling.key"
@@ -30,7 +34,8 @@ REQUEST_BYTES = 600
 _REASONS = frozenset(get_args(Reason))
 Ledger = Callable[[str, int, str], object]
 """(category, bytes, peer): called before a request is sent; what it raises stops the request."""
-CATEGORIES = {"/v1/terms": "terms_request", "/v1/releases": "release_poll", "/v1/renew": "renewal"}
+CATEGORIES = {"/v1/terms": "terms_request", "/v1/releases": "release_poll", "/v1/renew": "renewal",
+              "/v1/reports": Report.category}  # fmt: skip
 """How requests stand in the byte ledger. Updates, assists and trusted work are entered by who makes them."""
 RELEASE_FILES, RELEASE_REQUEST = "/v1/releases/", "release_request"
 
@@ -87,6 +92,17 @@ class FogClient:
     def file(self, name: str, bytes_max: int) -> bytes:
         """One file of the releases' folder. Raises ``InvalidInput`` where there is none, or it is larger."""
         return self._ask("GET", f"/v1/releases/{name}", bytes_max=bytes_max)
+
+    def source(self) -> "Source":
+        """Where the fog's releases are read from, for ``tuf_client.ReleaseClient``."""
+        from evergrove.adapters.tuf_client import from_http
+
+        return from_http(self._http, f"{self._url}/v1/releases")
+
+    def report(self, report: Report) -> None:
+        """Says how a release fared here; twice is as good as once."""
+        body = {"rollout": report.rollout, "mark": report.mark, "shadow": report.shadow}
+        self._ask("POST", "/v1/reports", content=msgspec.json.encode(body))
 
     def metrics(self) -> str:
         """What Prometheus reads of the fog."""
@@ -200,7 +216,7 @@ def _asked(
         raise Unreachable(
             f"the fog at {url.partition('/v1')[0]} does not answer: {fault or type(fault).__name__}"
         ) from fault
-    if answer.status_code in (200, 206):
+    if answer.status_code in (200, 204, 206):
         return bytes(data)
     raise _error(answer.status_code, bytes(data))
 

@@ -32,7 +32,10 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class IndexEntry(msgspec.Struct, frozen=True):
-    """What is known of a record without opening it; ``n_bytes`` is its size on disk."""
+    """What is known of a record without opening it; ``n_bytes`` is its size on disk.
+
+    ``code`` is by the numbers of the day that it was written; a release may have brought others since (``condition``).
+    """
 
     id: str
     code: Code
@@ -42,6 +45,7 @@ class IndexEntry(msgspec.Struct, frozen=True):
     kept_at_s: float
     sha256: str
     n_bytes: int
+    condition: dict[str, str]
 
 
 def new_id() -> str:
@@ -92,4 +96,5 @@ def index_entry(record: Record, n_bytes: int) -> IndexEntry:
         kept_at_s=record.kept_at_s,
         sha256=record.sha256,
         n_bytes=n_bytes,
+        condition=dict(record.condition),
     )

@@ -37,6 +37,7 @@ __all__ = ["IndexEntry", "Quarantined", "Record", "Vault", "new_id"]
 SUFFIX = ".rec"
 MARKER = "vault.json"
 NAMES = ("names.enc", "names.backup.enc")
+NEXT_NAMES = "names.next.enc"
 QUARANTINE = "quarantine"
 QUARANTINE_FILES_MAX = 32
 NAMES_BYTES_MAX = 4 << 20
@@ -47,6 +48,13 @@ class Quarantined(NamedTuple):
 
     id: str
     reason: str
+
+
+class _NextNames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A vocabulary, and the version from which on it holds."""
+
+    sequence: int
+    vocabulary: Vocabulary
 
 
 class _Marker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -190,6 +198,32 @@ class Vault:
                 box = seal(self._keys[0], self._device, name, msgspec.msgpack.encode(vocabulary))
                 self._files.write(self.folder / name, box)
 
+    def prepare_names(self, vocabulary: Vocabulary, sequence: int) -> None:
+        """Stores the vocabulary that is to hold from version ``sequence`` on, beside the present one."""
+        self._refuse_read_only()
+        with self._lock:
+            content = msgspec.msgpack.encode(_NextNames(sequence, vocabulary))
+            box = seal(self._keys[0], self._device, NEXT_NAMES, content)
+            self._files.write(self.folder / NEXT_NAMES, box)
+
+    def settle_names(self, sequence: int) -> None:
+        """What was prepared holds from now on if it was for version ``sequence`` or one before it; else it goes.
+
+        Call it with the sequence that is logged: after a switch, and at every start. Raises ``CorruptState``.
+        """
+        path = self.folder / NEXT_NAMES
+        with self._lock:
+            try:
+                content = unseal(self._keys, self._device, NEXT_NAMES, read_bounded(path, NAMES_BYTES_MAX))
+                prepared = msgspec.msgpack.decode(content, type=_NextNames)
+            except FileNotFoundError:
+                return
+            except msgspec.MsgspecError as fault:
+                raise CorruptState(f"{path}: not understood: {fault}; restore the folder from a backup") from fault
+            if prepared.sequence <= sequence:
+                self.save_names(prepared.vocabulary)
+            self._files.remove(path)
+
     def names(self) -> Vocabulary | None:
         """The stored vocabulary, None when none was stored. Raises ``CorruptState`` when both copies are damaged."""
         reasons = []
@@ -254,7 +288,7 @@ class Vault:
                 self.notices.append(f"the change of the device key is not finished: {fault}")
 
     def _finish_rotation(self) -> None:
-        paths = sorted(self.folder.glob(f"*{SUFFIX}")) + [self.folder / name for name in NAMES]
+        paths = sorted(self.folder.glob(f"*{SUFFIX}")) + [self.folder / name for name in (*NAMES, NEXT_NAMES)]
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
                 try:

@@ -26,21 +26,31 @@ SUFFIX = ".safetensors"
 
 
 class Pointer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What serves. ``current`` and ``previous`` are SHA-256 names, None for the release alone; ``seq`` only grows."""
+    """What serves. ``current`` and ``previous`` are SHA-256 names, None for the release alone; ``seq`` only grows.
+
+    Each belongs to a release, by its manifest's SHA-256: ``release`` and ``previous_release`` ("": the device's own
+    first one).
+    """
 
     seq: int = 0
     current: str | None = None
     previous: str | None = None
     probation: bool = False
     schema: int = 1
+    release: str = ""
+    previous_release: str = ""
 
 
 class Active(NamedTuple):
-    """What to serve now: a verified adapter's name and bytes, None and None for the release alone, and what failed."""
+    """What to serve now: a verified adapter's name and bytes, None and None for the release alone, and what failed.
+
+    ``release`` is the release that it belongs to ("": the device's own first one).
+    """
 
     sha256: str | None
     data: bytes | None
     problem: str | None
+    release: str = ""
 
 
 class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,16 +106,17 @@ class Versions:
         for _ in range(2):  # a promotion between the two reads may have collected what the first one named
             pointer = self.read_pointer()
             problems: list[str] = []
-            for sha256 in (pointer.current, pointer.previous):
+            slots = ((pointer.current, pointer.release), (pointer.previous, pointer.previous_release))
+            for sha256, release in slots:
                 if sha256 is None:
-                    return Active(None, None, "; ".join(problems) or None)
+                    return Active(None, None, "; ".join(problems) or None, release)
                 try:
-                    return Active(sha256, self.load(sha256), "; ".join(problems) or None)
+                    return Active(sha256, self.load(sha256), "; ".join(problems) or None, release)
                 except InvalidArtefact as fault:
                     problems.append(str(fault))
             if self.read_pointer() == pointer:
                 break
-        return Active(None, None, "; ".join(problems))
+        return Active(None, None, "; ".join(problems), pointer.release)
 
     def path_of(self, sha256: str) -> Path:
         """Where a version lies. Raises ``UsageError`` for what is not a SHA-256 in hex."""
@@ -151,14 +162,22 @@ class Versions:
             self._files.write(self.path_of(sha256), data)
         return sha256
 
-    def activate(self, current: str | None, previous: str | None, seq: int, *, probation: bool) -> Pointer:
+    def activate(
+        self, current: str | None, previous: str | None, seq: int, *, probation: bool, release: str | None = None,
+        previous_release: str | None = None,
+    ) -> Pointer:  # fmt: skip
         """Turns the pointer, durably: promoting, confirming and rolling back are all this one step.
+
+        ``release`` and ``previous_release`` None: as they are now.
 
         The same again changes nothing. Raises ``InvalidArtefact`` (a file is missing or altered), ``UsageError``
         (``seq`` is not newer than the pointer's, yet asks for something else) or ``DiskFull``; the pointer stays.
         """
         with self._lock:
-            wanted, now = Pointer(seq, current, previous, probation), self.read_pointer()
+            now = self.read_pointer()
+            on = now.release if release is None else release
+            before = now.previous_release if previous_release is None else previous_release
+            wanted = Pointer(seq, current, previous, probation, release=on, previous_release=before)
             for sha256 in (current, previous):
                 if sha256 is not None:
                     self.load(sha256)
@@ -200,7 +219,8 @@ class Versions:
         if pointer.current in bad:
             good = None if pointer.previous in bad else pointer.previous
             said.append(f"{_short(pointer.current)} cannot serve; {_short(good)} serves instead")
-            return msgspec.structs.replace(pointer, current=good, previous=None, probation=False)
+            on = pointer.previous_release
+            return msgspec.structs.replace(pointer, current=good, previous=None, probation=False, release=on)
         if pointer.previous in bad:
             return msgspec.structs.replace(pointer, previous=None)
         return pointer
@@ -221,7 +241,9 @@ class Versions:
 
 
 def _check(pointer: Pointer) -> str:
-    return hashlib.blake2b(msgspec.json.encode(pointer), digest_size=16, person=b"evergrove.ptr").hexdigest()
+    """Over what the pointer says; a device without a fleet has pointers as they were before there were fleets."""
+    tree = {key: value for key, value in msgspec.to_builtins(pointer).items() if value or "release" not in key}
+    return hashlib.blake2b(msgspec.json.encode(tree), digest_size=16, person=b"evergrove.ptr").hexdigest()
 
 
 def _short(sha256: str | None) -> str:

@@ -5,11 +5,18 @@ them.
 """
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
 
+from evergrove.adapters.release import Release, open_release
+from evergrove.adapters.release_write import grow
 from evergrove.bench.kills_life import Life
+from evergrove.bootstrap import CONFIG
 from evergrove.core import events as ev
 from evergrove.core import messages as msg
+from evergrove.core.config import with_key
+from evergrove.core.rollout import FULL, Directive
+from evergrove.runtime.fleet import FOLDER, RELEASES
 
 Act = Callable[[Life], Awaitable[None]]
 
@@ -131,6 +138,36 @@ async def restart(life: Life) -> None:
     await life.stop()
     life.boot()
     await life.settle()
+
+
+async def join(life: Life) -> None:
+    """It becomes a member of a fleet, and starts anew; what it has learnt goes there."""
+    text = with_key((life.root / CONFIG).read_text(), "fleet", "fog", "https://fog")
+    life.files.write(life.root / CONFIG, text.encode())
+    await restart(life)
+    await life.pass_time(100.0)
+
+
+async def take_release(life: Life) -> None:
+    """The fleet has learnt love: its release comes, is measured, serves, is re-checked."""
+    release = await fetched(life)
+    told = Directive("r1", release.manifest_hash, 5, FULL, True)
+    if life.driver.state.following.directive != told:
+        life.agent.feed(ev.DirectiveRead("kitchen", told))
+    await life.settle()
+    await life.pass_time(10.0)
+
+
+async def fetched(life: Life) -> Release:
+    """The release lies in the device's folder, whole: how it gets there is killed elsewhere."""
+    place = life.root.parent.parent / "release"  # outside of all that is killed
+    if not (place / "manifest.json").exists():
+        grow(open_release("tiny"), place, [{"emotion": "love"}])
+    release = open_release(place)
+    there = life.root / FOLDER / RELEASES / "releases" / release.manifest_hash
+    if not there.exists():
+        shutil.copytree(place, there)
+    return release
 
 
 ACTS: tuple[Act, ...] = (

@@ -7,7 +7,7 @@ that an app was told is remembered, to be held against what is there after a kil
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
@@ -22,20 +22,22 @@ from evergrove.adapters.images import encode_png
 from evergrove.adapters.keys import FileKey
 from evergrove.adapters.log import EventLog
 from evergrove.adapters.ownership import Ownership
-from evergrove.adapters.release import Release, open_release
-from evergrove.adapters.vault import Vault
+from evergrove.adapters.release import Release, open_release, read_manifest
+from evergrove.adapters.vault import Vault, new_id
 from evergrove.adapters.versions import Versions
 from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core import jobs
 from evergrove.core import messages as msg
-from evergrove.core.conditions import group
+from evergrove.core.conditions import Code, Vocabulary, group
 from evergrove.core.config import Config
 from evergrove.core.errors import EvergroveError, UsageError
-from evergrove.core.measures import Comparison
+from evergrove.core.measures import Choice, Comparison
 from evergrove.core.rng import stream
 from evergrove.core.telemetry import Telemetry, Value
 from evergrove.media.packs import read_pack
+from evergrove.rules.carry import renumbering, vocabulary_on
+from evergrove.rules.learnt import Learnt, encode
 from evergrove.runtime import workers
 from evergrove.runtime.agent import Agent
 from evergrove.runtime.driver import Driver
@@ -123,7 +125,7 @@ class Hands:
         outcome: jobs.Outcome
         try:
             try:
-                outcome = await self._train(job, folder) if isinstance(job, jobs.Train) else self._measure(job)
+                outcome = await self._train(job, folder) if isinstance(job, jobs.Train) else self._look(job)
             except EvergroveError as fault:
                 outcome = jobs.Failed(str(fault))
             self._files.write(folder / workers.OUTCOME, msgspec.json.encode(outcome))
@@ -152,7 +154,7 @@ class Hands:
                 await asyncio.sleep(0)
             self._files.write(checkpoint, task + bytes([step]) + task * 60)
         candidate = folder / "candidate.safetensors"
-        self._files.write(candidate, hashlib.sha256(b"candidate" + task).digest() * 60)
+        self._files.write(candidate, adapter_of(b"candidate" + task, self._words(device)))
         data = candidate.read_bytes()
         sha256 = Versions(device / "versions", files=self._files).add(data)
         return jobs.Trained(sha256, job.learn.steps, 1.0, 0.1, len(data))
@@ -165,28 +167,49 @@ class Hands:
         harm = self._setting.harm if job.candidate or job.source else 5.0 * self._setting.alarm
         if job.source is not None or job.gamma != 1.0:
             data = Path(job.source).read_bytes() if job.source else versions.load(name)
-            name = versions.add(hashlib.sha256(data + repr(job.gamma).encode()).digest() * 60)
+            name = versions.add(adapter_of(data + repr(job.gamma).encode(), self._words(device)))
             harm = harm if job.gamma == 1.0 else 0.0
-        return jobs.Measured(name, tuple(self._comparisons(job, device, harm)), 1.0)
+        return jobs.Measured(name, tuple(self._comparisons(job.learnt, device, harm, self._words(device))), 1.0)
 
-    def _comparisons(self, job: jobs.Measure, device: Path, harm: float) -> Iterator[Comparison]:
+    def _look(self, job: jobs.Measure | jobs.Choose) -> jobs.Measured | jobs.Chosen:
+        return self._measure(job) if isinstance(job, jobs.Measure) else self._choose(job)
+
+    def _choose(self, job: jobs.Choose) -> jobs.Chosen:
+        """All of what was learnt on the other release, or the release alone; as good as what serves, but for harm."""
+        device = Path(job.device)
+        versions, words = Versions(device / "versions", files=self._files), self._words(device)
+        manifest = read_manifest(Path(job.arriving)).manifest
+        after = vocabulary_on(manifest.vocabulary, words)
+        found = tuple(self._comparisons((), device, self._setting.harm, after))
+        choices = [Choice(0.0, None, None, 0.5, found)]
+        if job.incumbent is not None:
+            carried = adapter_of(versions.load(job.incumbent) + job.arriving.encode(), after)
+            choices.insert(0, Choice(1.0, versions.add(carried), None, 0.2, found))
+        return jobs.Chosen(tuple(choices), manifest.known, renumbering(words, after), True, 1.0)
+
+    def _words(self, device: Path) -> Vocabulary:
+        return self._vault(device).names() or self._release.manifest.vocabulary
+
+    def _comparisons(
+        self, learnt: Sequence[Code], device: Path, harm: float, words: Vocabulary
+    ) -> Iterator[Comparison]:
         """As ``learn.evaluate`` gives them: every old condition, and those of the device's own golden set."""
-        manifest = self._release.manifest
-        known = manifest.vocabulary.sizes
+        known = self._release.manifest.known
         released = [(n + 1, *(0 for _ in known[1:])) for n in range(known[0])]
         for condition in released:
             for kind in ("incumbent", "release", "teacher"):
                 mean = 0.5 * harm if kind == "teacher" else harm
                 yield Comparison(kind, condition, 150, mean if condition is released[0] else 0.001, 0.01)
-        counts = {condition: 150 for condition in job.learnt if all(map(int.__le__, condition, known))}
+        counts = {condition: 150 for condition in learnt if all(map(int.__le__, condition, known))}
         old = set(counts)
         for entry in self._vault(device).entries:
             if entry.split == "golden":
-                counts[condition := group(entry.code, known)] = counts.get(group(entry.code, known), 0) + 1
+                condition = group(words.encode(entry.condition), known)
+                counts[condition] = counts.get(condition, 0) + 1
         for condition, n in sorted(counts.items()):
             if condition not in old and condition not in released:
                 yield Comparison("incumbent", condition, n, -0.01, 0.001)
-            if condition in job.learnt:
+            if condition in learnt:
                 yield Comparison("gain", condition, n, -self._setting.gain, 0.01)
 
     def _vault(self, device: Path) -> Vault:
@@ -197,11 +220,29 @@ class Hands:
 class HomeAgent(Agent):
     """The agent, with a worker in its own process, and with a keeper whose names are known beforehand."""
 
-    def rehearse(self, hands: Hands, keeper: Keeper) -> None:
-        """Takes both; before ``start``."""
-        self._hands, self._keeper = hands, keeper
+    _named: Callable[[], str] = staticmethod(new_id)
 
-    async def _work(self, order: do.StartTraining | do.StartMeasuring) -> None:
+    def rehearse(self, hands: Hands, name: Callable[[], str]) -> None:
+        """Takes both; before ``start``."""
+        self._hands, self._named = hands, name
+        self._keeper = self._new_keeper()
+
+    def _new_keeper(self) -> Keeper:
+        return Keeper(self._vault, self._release.manifest.known, self._named, lambda: self._vocabulary)
+
+    def _fetch(self, order: do.FetchRelease) -> list[ev.Event]:
+        """It lies there already."""
+        return [ev.ReleaseFetched(order.version, order.release)]
+
+    def _report(self, order: do.SendReport) -> list[ev.Event]:
+        """The fog has heard it."""
+        return [ev.ReportSent(order.rollout, order.mark, order.shadow)]
+
+    def _share(self, order: do.ShareLearnt) -> list[ev.Event]:
+        """The fog has counted it; once, however often it is ordered."""
+        return [ev.UpdateCounted(order.version, f"token of {order.version}", 1, 0)]
+
+    async def _work(self, order: workers.Start) -> None:
         if isinstance(order, do.StartTraining):
             self.feed(ev.TrainingStarted(order.job, order.attempt))
         outcome = await self._hands.run(self._root / "jobs" / order.job, self._job(order), self._files)
@@ -245,13 +286,13 @@ class Life:
     def boot(self) -> None:
         """The parts as ``bootstrap.own_device`` puts them together, and the agent's start."""
         identity, config = bootstrap.read_identity(self.root), bootstrap.read_config(self.root)
-        release = self.release
         now_s = lambda: self.setting.now_s  # noqa: E731
         self.config = config
         self._owner = Ownership.acquire(self.root, self.root.parent / "run", files=self.files)
         self.log = EventLog(self.root / "log.sqlite", bootstrap.CODEC, files=self.files)
         every, kept = config.agent.snapshot_every, config.agent.events_kept
         self.driver = Driver(partial(tier.step, config), self.log, now_s, every, kept)
+        release = self.release = bootstrap.release_finder(self.root, identity)(self.driver.state.release)
         key = FileKey(self.root / "device.key", files=self.files)
         self.vault = Vault(self.root / "vault", identity.device, key, config.replay, files=self.files)
         self.versions = Versions(self.root / "versions", files=self.files)
@@ -259,8 +300,9 @@ class Life:
         parts = self.root, config, release, self.driver, self.vault, self.versions, self.files, now_s
         body = Body(self.setting)
         hands = Hands(self._worker_files, body, self.setting, release)
-        self.agent = HomeAgent(*parts, body, Fogs(), past)
-        self.agent.rehearse(hands, Keeper(self.vault, release.manifest.known, lambda: next(self._names)))
+        find = bootstrap.release_finder(self.root, identity)
+        self.agent = HomeAgent(*parts, body, Fogs(), past, None, find, identity.manifest)
+        self.agent.rehearse(hands, lambda: next(self._names))
         self.agent.start()
         self.tell()
 
@@ -309,6 +351,12 @@ class Life:
         self.end()
 
 
+def adapter_of(content: bytes, vocabulary: Vocabulary) -> bytes:
+    """An adapter file that nobody loads: what it understands, and numbers made from ``content``."""
+    numbers = np.frombuffer(hashlib.sha256(content).digest() * 8, np.uint8).astype(np.float32).reshape(-1, 1)
+    return encode(Learnt("0" * 64, "0" * 64, 1, 1.0, vocabulary, {"layer.B": numbers}))
+
+
 def accepted(log: EventLog[ev.Event]) -> frozenset[str]:
     """The versions whose acceptance by the golden gate the log still holds."""
     candidates: dict[str, str] = {}
@@ -317,6 +365,8 @@ def accepted(log: EventLog[ev.Event]) -> frozenset[str]:
         match row.event:
             case ev.CandidateMeasured():
                 candidates[row.event.job] = row.event.candidate
+            case ev.ReleaseMeasured():
+                found |= {choice.candidate for choice in row.event.choices if choice.candidate}
             case ev.GateJudged(verdict="accept", job=job) if job in candidates:
                 found.add(candidates[job])
             case _:

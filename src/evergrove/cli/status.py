@@ -76,12 +76,15 @@ def facts(now: "Status") -> list[tuple[str, str]]:
 def fleet(state: "FleetState") -> list[tuple[str, str]]:
     """What it has to do with its fleet, as rows for people: who gathers, who is trusted with what, what was sent."""
     home = f"{state.home} ({state.fog}), generation {state.generation}" if state.home else f"{state.fog}, not heard yet"
+    rows = [("home fog", home)]
+    if state.rollout:
+        rows.append(("rollout", state.rollout))
     if not state.federates:
-        return [("home fog", home), ("updates", "none are sent: fleet.federate = false")]
+        return [*rows, ("updates", "none are sent: fleet.federate = false")]
     bound = "∞: no noise" if state.epsilon is None else f"{state.epsilon:g} a generation"
     refused = f", {state.n_refused} refused" if state.n_refused else ""
     waits = f"; waiting: {state.waits}" if state.waits else ""
-    rows = [("home fog", home), ("updates", f"{state.n_counted} counted{refused}{waits}")]
+    rows.append(("updates", f"{state.n_counted} counted{refused}{waits}"))
     return [*rows, ("ε, as it says", f"{bound}. {state.protection}")] if state.home else rows
 
 

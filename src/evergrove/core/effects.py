@@ -7,6 +7,7 @@ import msgspec
 
 from evergrove.core.conditions import Code
 from evergrove.core.events import Event
+from evergrove.core.rollout import Mark
 
 
 class Effect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -110,12 +111,45 @@ class ActivateVersion(Effect, frozen=True, tag="activate_version"):
     previous: str | None
     sequence: int
     probation: bool
+    release: str = ""
+    """The release that ``current`` is for, by its manifest's SHA-256; "": the one that runs."""
 
 
 class ConfirmVersion(Effect, frozen=True, tag="confirm_version"):
     """End the probation of this adapter."""
 
-    adapter: str
+    adapter: str | None
+
+
+class StartChoosing(Effect, frozen=True, tag="start_choosing"):
+    """Measure in a worker process what may run on ``release``, which is here: it, and shares of what was learnt.
+
+    ``incumbent`` serves now (None: the present release alone), ``given`` is what the last update was made of,
+    ``held_back`` are records that the incumbent was not trained on.
+    """
+
+    job: str
+    release: str
+    incumbent: str | None
+    given: str | None
+    held_back: tuple[str, ...]
+    attempt: int
+
+
+class FetchRelease(Effect, frozen=True, tag="fetch_release"):
+    """Fetch and verify a published version, whose manifest must be ``release``; answered by ``ReleaseFetched`` or
+    ``FetchFailed``."""
+
+    version: int
+    release: str
+
+
+class SendReport(Effect, frozen=True, tag="send_report"):
+    """Tell the fog how a release fared here; answered by ``ReportSent`` or ``ReportDelayed``."""
+
+    rollout: str
+    mark: Mark
+    shadow: bool
 
 
 class ShareLearnt(Effect, frozen=True, tag="share_learnt"):

@@ -11,7 +11,8 @@ import msgspec
 
 from evergrove.core.conditions import Code
 from evergrove.core.errors import CorruptState
-from evergrove.core.measures import Comparison, Facts
+from evergrove.core.measures import Choice, Comparison, Facts
+from evergrove.core.rollout import Directive, Mark
 from evergrove.core.telemetry import Telemetry
 
 SCHEMA = 1
@@ -296,6 +297,78 @@ class UpdateDelayed(Fact, frozen=True, tag="update_delayed"):
     reason: str
 
 
+class DirectiveRead(Fact, frozen=True, tag="directive_read"):
+    """The fleet said, signed, which release runs where, and it is another word than before.
+
+    ``member`` is the name that the fleet knows the device by.
+    """
+
+    member: str
+    directive: Directive
+
+
+class ReleaseFetched(Fact, frozen=True, tag="release_fetched"):
+    """A release was fetched and verified; it lies on the disk, whole, under its manifest's SHA-256."""
+
+    version: int
+    release: str
+
+
+class FetchFailed(Fact, frozen=True, tag="fetch_failed"):
+    """A release could not be fetched, or was not believed. ``damaged``: what came did not verify."""
+
+    version: int
+    damaged: bool
+    reason: str
+
+
+class ReleaseMeasured(Fact, frozen=True, tag="release_measured"):
+    """What the device may run on a release was measured, at each share of what it has learnt itself; best first.
+
+    Conditions are numbered as the release has them: ``table[f][n]`` is the number of value n of factor f there;
+    ``known`` and ``teacher`` are the release's.
+    """
+
+    job: str
+    choices: tuple[Choice, ...]
+    known: Code
+    table: tuple[Code, ...]
+    teacher: bool
+    seconds: float
+
+
+class ReleaseActivated(Fact, frozen=True, tag="release_activated"):
+    """The pointer turned to another release, and to ``adapter`` on it (None: the release alone).
+
+    ``sizes`` and ``known`` are the numbers of values per factor that the device knows from now on, and that the
+    release's golden set judges. ``table[f][n]`` is the new number of value n of factor f; ``golden``: the golden set is
+    another one.
+    """
+
+    release: str
+    adapter: str | None
+    sequence: int
+    sizes: Code
+    known: Code
+    table: tuple[Code, ...]
+    teacher: bool
+    golden: bool
+
+
+class ReportSent(Fact, frozen=True, tag="report_sent"):
+    """The fog has the device's word on a rollout."""
+
+    rollout: str
+    mark: Mark
+    shadow: bool
+
+
+class ReportDelayed(Fact, frozen=True, tag="report_delayed"):
+    """The device's word on a rollout did not reach the fog."""
+
+    reason: str
+
+
 class RecheckRequested(Fact, frozen=True, tag="recheck_requested"):
     """A golden re-check without an update is due, or was asked for."""
 
@@ -340,6 +413,13 @@ Event = (
     | UpdateCounted
     | UpdateRefused
     | UpdateDelayed
+    | DirectiveRead
+    | ReleaseFetched
+    | FetchFailed
+    | ReleaseMeasured
+    | ReleaseActivated
+    | ReportSent
+    | ReportDelayed
     | RecheckRequested
     | TimePassed
 )

@@ -8,7 +8,7 @@ import msgspec
 
 from evergrove.core.conditions import Code
 from evergrove.core.config import Learn
-from evergrove.core.measures import Comparison
+from evergrove.core.measures import Choice, Comparison
 
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -48,6 +48,20 @@ class Measure(Spec, frozen=True, tag="measure"):
     learn: Learn
 
 
+class Choose(Spec, frozen=True, tag="choose"):
+    """Measure what may run on another release.
+
+    ``arriving`` is its folder, ``incumbent`` what serves now, ``given`` what the last update was made of (None: the
+    present release alone, both). ``held_back`` are training records that the incumbent was not trained on.
+    """
+
+    arriving: str
+    incumbent: str | None
+    given: str | None
+    held_back: tuple[str, ...]
+    learn: Learn
+
+
 class Trained(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="trained"):
     """A finished training: the candidate's SHA-256, what it cost, and the conditions that it learnt."""
 
@@ -69,6 +83,16 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     seconds: float
 
 
+class Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="chosen"):
+    """What may run on another release, best first; numbers of conditions by ``table``, as that release has them."""
+
+    choices: tuple[Choice, ...]
+    known: Code
+    table: tuple[Code, ...]
+    teacher: bool
+    seconds: float
+
+
 class Refused(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="refused"):
     """An adapter that failed its checks before any measurement, with the reason in words."""
 
@@ -81,5 +105,5 @@ class Failed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     reason: str
 
 
-Job = Train | Measure
-Outcome = Trained | Measured | Refused | Failed
+Job = Train | Measure | Choose
+Outcome = Trained | Measured | Chosen | Refused | Failed

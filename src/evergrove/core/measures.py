@@ -39,3 +39,17 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mean: float
     std: float
     skew: float = 0.0
+
+
+class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One way to run a release: ``candidate`` is the release and ``gamma`` times what the device has learnt itself.
+
+    ``candidate`` None: the release alone. ``given`` is what the last update is counted from there, in the same way.
+    ``score`` is its mean loss over the device's held-back pictures, each condition alike (0 where there are none).
+    """
+
+    gamma: float
+    candidate: str | None
+    given: str | None
+    score: float
+    comparisons: tuple[Comparison, ...]

@@ -123,6 +123,8 @@ class FleetState(Message, frozen=True, tag="fleet_state"):
 
     ``epsilon`` is the budget of ``generation`` as the fog told it (None: none is known, or there is no noise: then
     ``protection`` says so), ``waits`` says what is still to be sent, and why.
+    ``version`` is the published number of the release that runs (0: the one that it was made with), ``rollout`` says
+    how far the fleet's latest one is, and what this device does about it.
     """
 
     fog: str
@@ -134,6 +136,8 @@ class FleetState(Message, frozen=True, tag="fleet_state"):
     n_counted: int = 0
     n_refused: int = 0
     waits: str = ""
+    version: int = 0
+    rollout: str = ""
 
 
 class Status(Message, frozen=True, tag="status"):

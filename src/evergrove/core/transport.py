@@ -13,6 +13,7 @@ import msgspec
 from evergrove.core.conditions import Code, Vocabulary
 from evergrove.core.effects import FetchAssist
 from evergrove.core.errors import InvalidInput, UsageError
+from evergrove.core.rollout import Mark
 
 VERSION = 1
 REQUEST_BYTES_MAX = 128 << 20
@@ -69,27 +70,40 @@ class Update(Outbound, frozen=True, tag="update"):
     version: int = VERSION
 
 
-OutboundMessage = AssistRequest | TrustedRequest | Update
+class Report(Outbound, frozen=True, tag="report"):
+    """How a release fared here: ``mark`` for ``rollout``; ``shadow``: it was measured only. Goes as plain JSON."""
+
+    category: ClassVar[str] = "report"
+
+    rollout: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    mark: Mark
+    shadow: bool
+    version: int = VERSION
+
+
+OutboundMessage = AssistRequest | TrustedRequest | Update | Report
 
 VARIABLE: Mapping[type[Outbound], tuple[str, ...]] = {
     AssistRequest: (),
     TrustedRequest: ("letter",),
     Update: ("digest",),
+    Report: ("mark",),
 }
 """The fields of each message that may depend on observations; all others are the same whatever a device has seen.
 
 ``letter`` is ciphertext, and its size is a power of two of at least 1 MiB (``adapters/letters``). ``digest`` is that of
 the update's body, and *the whole body* depends on observations: it is what was learnt from them, clipped and not
 noised, and the fog that it is sent to sees it (DESIGN §1 says whom ε protects from whom). ``n_bytes`` is the same for
-all devices of a release that send the same dtype, and ``token`` is chance. A new kind of message must be entered here
+all devices of a release that send the same dtype, and ``token`` is chance. ``mark`` is a health bit: what this device's
+golden gate and probation made of a release, by pictures of its own too. A new kind of message must be entered here
 before it can be encoded.
 """
-TIMING: frozenset[type[Outbound]] = frozenset({AssistRequest, TrustedRequest, Update})
+TIMING: frozenset[type[Outbound]] = frozenset({AssistRequest, TrustedRequest, Update, Report})
 """Messages whose moment, and whether there has been one yet, may depend on observations: they are sent when a learning
 job is placed, and a job begins once enough has been kept; an update, when one has been accepted. So who watches the
 line can tell *that* a device learns."""
-HEALTH: frozenset[type[Outbound]] = frozenset()
-"""Messages that carry health bits: none yet."""
+HEALTH: frozenset[type[Outbound]] = frozenset({Report})
+"""Messages that carry health bits: exact ones, and outside of ε (DESIGN §8)."""
 
 
 class Shown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -19,6 +19,7 @@ from typing import Any, assert_never
 from evergrove import __version__
 from evergrove.adapters import images
 from evergrove.adapters.files import Files
+from evergrove.adapters.relabel import vocabulary_of
 from evergrove.adapters.release import Release
 from evergrove.adapters.vault import Vault
 from evergrove.adapters.versions import Versions
@@ -28,18 +29,21 @@ from evergrove.core import jobs
 from evergrove.core import messages as msg
 from evergrove.core.conditions import Vocabulary
 from evergrove.core.config import Config
-from evergrove.core.errors import EvergroveError, InvalidInput, InvalidMedia, UsageError
+from evergrove.core.errors import EvergroveError, InvalidArtefact, InvalidInput, InvalidMedia, UsageError
 from evergrove.core.rng import seed_of
+from evergrove.core.rollout import Directive
 from evergrove.rules import features
+from evergrove.rules.carry import renumbering, vocabulary_on
 from evergrove.runtime import workers
 from evergrove.runtime.body import Body
 from evergrove.runtime.driver import Driver
-from evergrove.runtime.fleet import Connect, Fleet
+from evergrove.runtime.fleet import FOLDER, RELEASES, Connect, Fleet
 from evergrove.runtime.keeper import Keeper
 from evergrove.runtime.offload import Fogs, Offload
 from evergrove.runtime.teller import Teller
 from evergrove.tiers.device import next_due, under_way
 
+CONFIG = "device.toml"
 LEDGER_S_MAX = 30.0
 """For the ledger to be durable; then nothing is sent."""
 RETRY_S = 10.0
@@ -65,10 +69,13 @@ class Agent:
         fogs: Fogs,
         past: Sequence[ev.Event] = (),
         connect: Connect | None = None,
+        find: Callable[[str], Release] | None = None,
+        first: str = "",
     ) -> None:
         """Takes the parts as they are; ``start`` brings them to one state. ``past`` are the newest logged events.
 
-        ``connect`` makes a line to the home fog; None for a device that is in no fleet.
+        ``release`` is what runs, ``first`` the manifest's SHA-256 of the one that the device was made with, ``find``
+        opens others. ``connect`` makes a line to the home fog; None for a device that is in no fleet.
         """
         self._root = root
         self._config = config
@@ -80,12 +87,15 @@ class Agent:
         self._now_s = now_s
         self._body = body
         self._looked_s, self._n_looks = -math.inf, 0
+        vault.settle_names(driver.state.sequence)
+        self._find, self._first = find, first or release.manifest_hash
+        self._fogs = fogs
         self._vocabulary: Vocabulary = vault.names() or release.manifest.vocabulary
-        self._keeper = Keeper(vault, release.manifest.known)
+        self._keeper = self._new_keeper()
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._retry_at_s = 0.0
         self._teller = Teller(config, release, self._vocabulary, past)
-        self._offload = Offload(root, config, release, vault, versions, fogs, now_s, self._note_sent)
+        self._offload = self._offload_of(release)
         self._fleet = (
             Fleet(root, release, versions, connect, now_s, self._note_sent, files) if connect is not None else None
         )
@@ -108,8 +118,13 @@ class Agent:
             for value in range(sizes[factor] + 1, size + 1)
         ]
         facts: list[ev.Event] = [ev.AgentStarted(__version__), *grown]
-        active, work = self._versions.read_pointer().current, self._driver.state.work
-        if active != self._driver.state.active and (work is None or work.stage not in ("promote", "restore")):
+        pointer, work = self._versions.read_pointer(), self._driver.state.work
+        active = pointer.current
+        switching = work is not None and work.stage in ("promote", "restore")
+        if pointer.seq and self._name(self._driver.state.release) != pointer.release and not switching:
+            # The way back leads to another release: it is gone by the device's own steps.
+            facts.append(ev.RollbackRequested("its checks, which a file did not pass"))
+        elif active != self._driver.state.active and not switching:
             facts.append(ev.VersionRolledBack(self._driver.state.active, active, "its file did not pass its checks"))
         elif not self._driver.state.probation:
             try:
@@ -118,6 +133,8 @@ class Agent:
                 self._teller.warn(str(fault))
         self.feed(*facts)
         self.look()
+        if self._fleet is not None and self._config.fleet.releases and self._fleet.takes_releases:
+            self._watch(self._fleet)
 
     def tick(self) -> None:
         """Lets the clock speak, if it has anything to say, and tries again what a full disk, say, has stopped."""
@@ -144,12 +161,15 @@ class Agent:
 
     @property
     def busy(self) -> bool:
-        """Whether a worker runs, a job waits for its place, or an update is on its way."""
+        """Whether a worker runs, a job waits for its place, or an errand to the fleet is under way."""
         state = self._driver.state
-        return bool(self._workers) or state.waiting is not None or (state.sharing.sending and self._fleet is not None)
+        abroad = state.sharing.sending or state.following.asking or state.following.reporting
+        return bool(self._workers) or state.waiting is not None or (abroad and self._fleet is not None)
 
     async def stop(self) -> None:
         """Ends the workers (their jobs resume at the next start) and saves a snapshot."""
+        if self._fleet is not None:
+            self._fleet.close()
         tasks = list(self._workers.values())
         for task in tasks:
             task.cancel()
@@ -170,6 +190,8 @@ class Agent:
             waiting.clear()
             facts, orders = self._driver.feed(*batch)
             for fact in facts:
+                if isinstance(fact, ev.ReleaseActivated):
+                    self._wear(fact)
                 self._teller.note(fact)
             logged.extend(facts)
             for order in orders:
@@ -277,7 +299,7 @@ class Agent:
                 return []
             case do.ReconcileRecords():
                 return self._keeper.reconcile(set(order.known), self._driver.state.pending)
-            case do.StartTraining() | do.StartMeasuring():
+            case do.StartTraining() | do.StartMeasuring() | do.StartChoosing():
                 self._end_worker(order.job, keep=True)
                 self._begin(order.job, self._work(order))
                 return []
@@ -287,6 +309,10 @@ class Agent:
                 return []
             case do.ShareLearnt():
                 return self._share(order)
+            case do.FetchRelease():
+                return self._fetch(order)
+            case do.SendReport():
+                return self._report(order)
             case do.StopWorker():
                 self._end_worker(order.job)
                 return []
@@ -297,15 +323,71 @@ class Agent:
                 self._body.set_share(order.share)
                 return []
             case do.ActivateVersion():
-                pointer = self._versions.activate(
-                    order.current, order.previous, order.sequence, probation=order.probation
-                )
-                return [ev.VersionActivated(order.current, pointer.seq)]
+                return [self._activate(order)]
             case do.ConfirmVersion():
                 self._confirm(order.adapter)
                 return []
             case _:
                 raise AssertionError(f"no way to perform {type(order).__name__}")
+
+    def _activate(self, order: do.ActivateVersion) -> ev.Event:
+        """Turns the pointer; where it turns to another release, what the device understands goes along.
+
+        Names are numbered as the adapter has them, or the release; those of the device's own come behind.
+        """
+        state, here = self._driver.state, self._name(self._driver.state.release)
+        if order.release in ("", state.release):
+            pointer = self._versions.activate(
+                order.current, order.previous, order.sequence,
+                probation=order.probation, release=here, previous_release=here,
+            )  # fmt: skip
+            return ev.VersionActivated(order.current, pointer.seq)
+        release = self._open(order.release)
+        words = release.manifest.vocabulary
+        if order.current is not None:
+            words = vocabulary_of(self._versions.load(order.current))
+        vocabulary = vocabulary_on(words, self._vocabulary)
+        self._vault.prepare_names(vocabulary, order.sequence)
+        there = self._name(order.release)
+        self._versions.activate(
+            order.current, order.previous, order.sequence,
+            probation=order.probation, release=there, previous_release=here if order.probation else there,
+        )  # fmt: skip
+        manifest, golden = release.manifest, release.manifest.golden != self._release.manifest.golden
+        return ev.ReleaseActivated(
+            order.release, order.current, order.sequence, vocabulary.sizes, manifest.known,
+            renumbering(self._vocabulary, vocabulary), manifest.teacher is not None, golden,
+        )  # fmt: skip
+
+    def _wear(self, fact: ev.ReleaseActivated) -> None:
+        """Another release runs from now on: it is in the log, and everything here follows."""
+        self._vault.settle_names(fact.sequence)
+        self._release = self._open(fact.release)
+        self._vocabulary = self._vault.names() or self._release.manifest.vocabulary
+        self._keeper = self._new_keeper()
+        self._teller.wear(self._release, self._vocabulary)
+        self._offload = self._offload_of(self._release)
+        if self._fleet is not None:
+            self._fleet.wear(self._release)
+
+    def _new_keeper(self) -> Keeper:
+        return Keeper(self._vault, self._release.manifest.known, words=lambda: self._vocabulary)
+
+    def _open(self, release: str) -> Release:
+        """A release by its manifest's SHA-256. Raises ``InvalidArtefact``."""
+        if release == self._release.manifest_hash:
+            return self._release
+        if self._find is None:
+            raise InvalidArtefact(f"release {release[:12]} is not the one that this device was made with")
+        return self._find(release)
+
+    def _name(self, release: str) -> str:
+        """A release as the pointer names it."""
+        return "" if release == self._first else release
+
+    def _offload_of(self, release: Release) -> Offload:
+        parts = self._root, self._config, release, self._vault, self._versions, self._fogs, self._now_s
+        return Offload(*parts, self._note_sent)
 
     def _confirm(self, adapter: str | None) -> None:
         """The pointer says so, too, that a version counts as good."""
@@ -316,18 +398,48 @@ class Agent:
     # Errands to the fleet
 
     def _share(self, order: do.ShareLearnt) -> list[ev.Event]:
-        """Sends what was learnt, in a thread that nothing waits for, not even the agent's end."""
+        """Sends what was learnt."""
         fleet, told = self._fleet, self._driver.state.sharing.terms
         if fleet is None:
             return [ev.UpdateDelayed(order.version, "", "the device is in no fleet")]
 
-        def errand() -> None:
-            facts = fleet.share(order, told)
-            with contextlib.suppress(RuntimeError):  # the agent has ended meanwhile; the next one asks again
-                self._loop.call_soon_threadsafe(self._come_back, facts)
-
-        threading.Thread(target=errand, name="evergrove-fleet", daemon=True).start()
+        self._send_off(lambda: fleet.share(order, told))
         return []
+
+    def _fetch(self, order: do.FetchRelease) -> list[ev.Event]:
+        fleet = self._fleet
+        if fleet is None:
+            return [ev.FetchFailed(order.version, False, "the device is in no fleet")]
+        self._send_off(lambda: [fleet.fetch(order)])
+        return []
+
+    def _report(self, order: do.SendReport) -> list[ev.Event]:
+        fleet = self._fleet
+        if fleet is None:
+            return [ev.ReportDelayed("the device is in no fleet")]
+        self._send_off(lambda: [fleet.report(order)])
+        return []
+
+    def _watch(self, fleet: Fleet) -> None:
+        """Hears of releases, as long as this agent lives."""
+
+        def told() -> Directive | None:
+            return self._driver.state.following.directive
+
+        def watch() -> list[ev.Event]:
+            fleet.watch(told, lambda fact: self._bring([fact]), self._config.fleet.poll_s)
+            return []
+
+        self._send_off(watch)
+
+    def _send_off(self, errand: Callable[[], list[ev.Event]]) -> None:
+        """Runs an errand beside the loop, in a thread that nothing waits for, not even the agent's end."""
+        threading.Thread(target=lambda: self._bring(errand()), name="evergrove-fleet", daemon=True).start()
+
+    def _bring(self, facts: list[ev.Event]) -> None:
+        """From an errand's thread into the loop."""
+        with contextlib.suppress(RuntimeError):  # the agent has ended meanwhile; the next one asks again
+            self._loop.call_soon_threadsafe(self._come_back, facts)
 
     def _come_back(self, facts: Sequence[ev.Event]) -> None:
         """An errand is done. What cannot be logged now (a full disk, say) is heard at a later tick."""
@@ -373,7 +485,7 @@ class Agent:
         self._loop.call_soon_threadsafe(note)
         done.result(LEDGER_S_MAX)
 
-    async def _work(self, order: do.StartTraining | do.StartMeasuring) -> None:
+    async def _work(self, order: workers.Start) -> None:
         """One worker from start to outcome; whatever becomes of it is an event."""
         stage = "train" if isinstance(order, do.StartTraining) else "measure"
         if isinstance(order, do.StartTraining):
@@ -400,8 +512,11 @@ class Agent:
         elif fault is not None:
             raise fault
 
-    def _job(self, order: do.StartTraining | do.StartMeasuring) -> jobs.Job:
-        return workers.job_of(order, self._root, self._release.folder, self._config, self._seed(order.job))
+    def _job(self, order: workers.Start) -> jobs.Job:
+        arriving = None
+        if isinstance(order, do.StartChoosing):
+            arriving = self._open(order.release).folder
+        return workers.job_of(order, self._root, self._release.folder, self._config, self._seed(order.job), arriving)
 
     def _seed(self, job: str) -> int:
         return seed_of(self._driver.state.seed, "train", job)
@@ -419,12 +534,25 @@ class Agent:
 
     def _tidy(self) -> None:
         """Removes what a kill left: halves of writes, and folders of jobs that ended while nobody could tidy up."""
-        for place in (self._root / "cache", self._root / "assists"):
+        for place in (self._root / "cache", self._root / "assists", self._root / FOLDER):
             self._files.sweep(place)
+        self._files.sweep(self._root, of=CONFIG)
+        self._tidy_releases()
         state, folder = self._driver.state, self._root / "jobs"
         goes_on = {work.job for work in (state.work, state.waiting) if work is not None}
         for path in folder.iterdir() if folder.is_dir() else ():
             if path.name not in goes_on:
+                self._remove(path)
+
+    def _tidy_releases(self) -> None:
+        """Removes what was fetched and is not run, nor gone back to, nor on its way."""
+        following, pointer = self._driver.state.following, self._versions.read_pointer()
+        wanted = {self._driver.state.release, pointer.release, pointer.previous_release}
+        wanted |= {following.before.release} if following.before else set()
+        wanted |= {following.taking.offer.release} if following.taking else set()
+        place = self._root / FOLDER / RELEASES / "releases"
+        for path in place.iterdir() if place.is_dir() else ():
+            if path.name.removeprefix(".").removesuffix(".incoming") not in wanted:
                 self._remove(path)
 
     def _remove(self, folder: Path) -> None:

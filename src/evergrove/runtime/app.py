@@ -314,7 +314,7 @@ class LocalDevice:
         if self._problem is not None:
             adapter, _, reason = self._problem.partition(": ")
             try:
-                self._line.ask(msg.ReportFailure(adapter, reason), self.config.agent.reply_timeout_s)
+                self._line.ask(msg.ReportFailure(adapter or None, reason), self.config.agent.reply_timeout_s)
             except Unreachable:
                 return  # the studio serves the last good version meanwhile, and says what is wrong only once
             self._problem = None

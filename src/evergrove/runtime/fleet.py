@@ -7,26 +7,34 @@ beside the agent's loop, one errand at a time.
 
 import contextlib
 import secrets
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, assert_never
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
-import numpy as np
-
-from evergrove.adapters.files import Files
-from evergrove.adapters.learnt import read_learnt
+from evergrove.adapters.files import Files, read_bounded
 from evergrove.adapters.outbox import Fate, Outbox, waiting_in
 from evergrove.adapters.release import Release
 from evergrove.adapters.versions import Versions
 from evergrove.core import effects as do
 from evergrove.core import events as ev
-from evergrove.core.errors import EvergroveError, UpdateRefused
+from evergrove.core import transport
+from evergrove.core.errors import EvergroveError, InvalidArtefact, InvalidInput, Unreachable, UpdateRefused, UsageError
 from evergrove.core.fog import RETRY, Receipt, Terms
+from evergrove.core.rollout import Directive
 from evergrove.rules import params, retry, tokens
+from evergrove.rules.carry import since
+from evergrove.rules.learnt import Learnt, decode
 from evergrove.rules.privacy import participation
 
-FOLDER, OUTBOX, ROOT = "fleet", "outbox", "root.json"
-"""Of a device: who it is in its fleet, what waits to be sent, and the signed root that releases are believed by."""
+if TYPE_CHECKING:
+    from evergrove.adapters.tuf_client import ReleaseClient
+
+FOLDER, OUTBOX, ROOT, RELEASES = "fleet", "outbox", "root.json", "releases"
+"""Of a device: who it is in its fleet, what waits to be sent, the signed root that releases are believed by, these."""
+ROOT_BYTES_MAX = 1 << 20
+NEWS_RETRY = retry.Policy(first_s=2.0, most_s=900.0)
+"""Between two attempts to hear of releases."""
 NOW = retry.Policy(first_s=0.0, most_s=0.0)
 """The outbox does not wait by itself: when to try again is the reducer's to say."""
 Ledger = Callable[[str, int, str], object]
@@ -45,6 +53,15 @@ class HomeFog(Protocol):
 
     def submit(self, frame: bytes) -> Receipt:
         """Sends an update."""
+
+    def news(self, seen: str = "", wait_s: float = 0.0) -> str:
+        """The tag of the newest release, as soon as it is another than ``seen``, or ``wait_s`` are over."""
+
+    def report(self, report: transport.Report) -> None:
+        """Says how a release fared."""
+
+    def source(self) -> Any:
+        """Where the fog's releases are read from (``adapters/tuf_client.Source``)."""
 
     def close(self) -> None:
         """Closes the line."""
@@ -68,6 +85,7 @@ class Fleet:
         self._folder, self._release, self._versions = root / FOLDER, release, versions
         self._connect, self._now_s, self._ledger = connect, now_s, ledger
         self._layout: params.Layout | None = None
+        self._one_at_a_time, self._ended = threading.Lock(), threading.Event()
 
     def share(self, order: do.ShareLearnt, told: ev.TermsRead | None) -> list[ev.Event]:
         """Sends what waits, or makes the update and sends it; what became of it. ``told``: the terms heard last."""
@@ -94,6 +112,8 @@ class Fleet:
             terms = fog.terms()
             heard = ev.TermsRead(terms.fog, terms.plan.generation, terms.epsilon, terms.protection)
             facts += [heard] if heard != told else []
+            if terms.budget_spent:
+                return _refused(order, f"the ε budget of generation {terms.plan.generation} is spent")
             obstacle = outbox.obstacle(terms)
             if obstacle is not None:
                 why = _words(obstacle, outbox.taking(), terms)
@@ -104,6 +124,88 @@ class Fleet:
         # 3. Into the ledger, then over the line, until its fate is known.
         return _told(order, outbox.deliver(fog, self._now_s(), 0.0, self._enter)[0])
 
+    def report(self, order: do.SendReport) -> ev.ReportSent | ev.ReportDelayed:
+        """Tells the fog how a release fared. One that is refused for good is not said again."""
+        message = transport.Report(order.rollout, order.mark, order.shadow)
+        try:
+            _, fog = self._connect(self._enter)
+            with contextlib.closing(fog):
+                fog.report(message)
+        except (Unreachable, TimeoutError) as fault:
+            return ev.ReportDelayed(str(fault) or type(fault).__name__)
+        except InvalidInput:
+            pass  # the fog does not know the rollout any more, say
+        except EvergroveError as fault:
+            return ev.ReportDelayed(str(fault))
+        return ev.ReportSent(order.rollout, order.mark, order.shadow)
+
+    # ---- releases -------------------------------------------------------------------------------------------------
+
+    def fetch(self, order: do.FetchRelease) -> ev.ReleaseFetched | ev.FetchFailed:
+        """Fetches a release and verifies it; what is there in part already is not fetched again."""
+        try:
+            _, fog = self._connect(self._enter)
+            with contextlib.closing(fog), self._one_at_a_time:
+                found = self._releases(fog).fetch(order.version)
+            if found.publication.release != order.release:
+                raise InvalidArtefact(
+                    f"version {order.version} is {found.publication.release[:12]}…, not the one meant"
+                )
+            return ev.ReleaseFetched(order.version, order.release)
+        except InvalidInput as fault:
+            return ev.FetchFailed(order.version, True, str(fault))
+        except (EvergroveError, TimeoutError) as fault:
+            return ev.FetchFailed(order.version, False, str(fault) or type(fault).__name__)
+
+    def watch(self, told: Callable[[], Directive | None], say: Callable[[ev.Event], None], poll_s: float) -> None:
+        """Waits at the fog for news, for ever, and says what the rollout's directive has become.
+
+        ``told`` gives the directive that was said last. A fog that is away is asked again, later and later.
+        """
+        seen, failures = "", 0
+        while True:
+            try:
+                name, fog = self._connect(self._enter)
+                with contextlib.closing(fog):
+                    tag = fog.news(seen, poll_s if seen else 0.0)
+                    if tag and tag != seen:
+                        with self._one_at_a_time:
+                            directive = self._releases(fog).look()
+                        if directive is not None and directive != told():
+                            say(ev.DirectiveRead(name, directive))
+                    if not tag:
+                        self._ended.wait(min(poll_s, NEWS_RETRY.most_s))
+                    seen, failures = tag, 0
+            except (EvergroveError, TimeoutError):
+                failures += 1
+                jitter = secrets.randbelow(1 << 16) / (1 << 16)
+                self._ended.wait(retry.delay_s(NEWS_RETRY, failures, jitter))
+            if self._ended.is_set():
+                return
+
+    def close(self) -> None:
+        """Ends ``watch``, at its next step."""
+        self._ended.set()
+
+    @property
+    def takes_releases(self) -> bool:
+        """Whether it was given a root to believe releases by."""
+        return (self._folder / ROOT).exists()
+
+    def place_of(self, release: str) -> Path:
+        """Where a release that was fetched lies."""
+        return self._folder / RELEASES / "releases" / release
+
+    def wear(self, release: Release) -> None:
+        """Updates are of this release from now on."""
+        self._release, self._layout = release, None
+
+    def _releases(self, fog: HomeFog) -> "ReleaseClient":
+        from evergrove.adapters.tuf_client import ReleaseClient
+
+        root = read_bounded(self._folder / ROOT, ROOT_BYTES_MAX)
+        return ReleaseClient(self._folder / RELEASES, fog.source(), root, self._files)
+
     def _outbox(self, name: str) -> Outbox:
         return Outbox(self._folder / OUTBOX, name, self._files, NOW)
 
@@ -112,14 +214,17 @@ class Fleet:
 
     def _vector(self, order: do.ShareLearnt) -> params.Vector:
         """What the version has learnt over what was given, of the fleet's vocabulary only."""
-        return self._flat(order.version) - self._flat(order.given)
+        learnt = self._learnt(order.version)
+        if learnt is None:
+            raise UsageError("the release alone serves: there is nothing to send")
+        return since(learnt, self._learnt(order.given), self._of_release())
 
-    def _flat(self, version: str | None) -> params.Vector:
-        layout = self._of_release()
-        if version is None:
-            return np.zeros(layout.n_numbers, np.float32)
-        learnt = read_learnt(self._versions.load(version), f"version {version[:12]}")
-        return params.flat(learnt.tensors, learnt.vocabulary, layout)
+    def _learnt(self, version: str | None) -> Learnt | None:
+        """A version, or what the release alone has (None: its base)."""
+        if version:
+            return decode(self._versions.load(version), f"version {version[:12]}")
+        released = self._release.manifest.adapter
+        return None if released is None else decode(self._release.read(released), "the released adapter")
 
     def _of_release(self) -> params.Layout:
         if self._layout is None:

@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from evergrove.adapters.vault import Record, Vault, new_id
+from evergrove.adapters.vault import IndexEntry, Record, Vault, new_id
 from evergrove.core import events as ev
-from evergrove.core.conditions import Code, group
+from evergrove.core.conditions import Code, Vocabulary, group
 from evergrove.core.errors import EvergroveError
 from evergrove.core.measures import Facts
 from evergrove.core.release import sha256_hex
@@ -23,16 +23,19 @@ from evergrove.tiers.device import Pending
 class Keeper:
     """The vault of a device with its novelty index, and the observations that wait for a decision."""
 
-    def __init__(self, vault: Vault, known: Code, name: Callable[[], str] = new_id) -> None:
+    def __init__(
+        self, vault: Vault, known: Code, name: Callable[[], str] = new_id, words: Callable[[], Vocabulary] | None = None
+    ) -> None:
         """``known`` are the release's numbers of values: they decide what a condition is (``group``); ``name`` names
-        records."""
+        records. ``words`` gives today's vocabulary, where releases bring other numbers than records were written by."""
+        self._words = words
         self._name = name
         self._vault = vault
         self._known = known
         self._index: dict[Code, kept.KeptIndex] = {}
         self._arriving: dict[str, Record] = {}
         for entry in vault.entries:
-            self._add(entry.id, entry.code, entry.sha256, entry.phash, entry.feature)
+            self._add(entry.id, self._code(entry), entry.sha256, entry.phash, entry.feature)
 
     def receive(
         self, media: bytes, pixels: NDArray[np.uint8], condition: dict[str, str], code: Code, at_s: float
@@ -74,7 +77,7 @@ class Keeper:
         """Deletes what the reservoir gave up."""
         for entry in [entry for entry in self._vault.entries if entry.id in records]:
             self._vault.evict(entry.id)
-            condition = group(entry.code, self._known)
+            condition = group(self._code(entry), self._known)
             if condition in self._index:
                 self._index[condition] = self._index[condition].retire(entry.id)
 
@@ -88,8 +91,13 @@ class Keeper:
                 facts.append(ev.ObservationLost(record, "not in the replay buffer after a restart"))
             elif record in pending:
                 entry = there[record]
-                facts.append(ev.ObservationKept(record, entry.code, entry.split, "kept: finished after a restart"))
+                facts.append(
+                    ev.ObservationKept(record, self._code(entry), entry.split, "kept: finished after a restart")
+                )
         return facts
+
+    def _code(self, entry: IndexEntry) -> Code:
+        return entry.code if self._words is None else self._words().encode(entry.condition)
 
     def _add(self, record: str, code: Code, digest: str, phash: int, feature: bytes) -> None:
         condition = group(code, self._known)

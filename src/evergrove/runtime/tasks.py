@@ -83,7 +83,7 @@ def train(job: Train, folder: Path, pace: Pace, tell: Tell) -> Trained:
 
     Raises ``UsageError`` when none of them is left, and what the trainer raises.
     """
-    bench = _open(job)
+    bench = open_bench(job)
     begun = _begun(job, folder, bench)
     fresh, known = set(begun.fresh), set(begun.known)
     # 1. What is new, and which older records there are: as at the job's first start, less what has been lost since.
@@ -117,7 +117,7 @@ def measure(job: Measure, folder: Path, pace: Pace) -> Measured:
 
     Raises ``InvalidArtefact`` for an adapter that does not pass its checks.
     """
-    bench = _open(job)
+    bench = open_bench(job)
     started_s = time.monotonic()
     released, incumbent = bench.parts.adapter, _adapter(bench, job.incumbent)
     # 1. The adapter in question, checked before anything else touches it.
@@ -149,21 +149,21 @@ def measure(job: Measure, folder: Path, pace: Pace) -> Measured:
     )
     known = manifest.known
     golden = assembly.pack_of(bench.release, manifest.golden.name)
-    own, seed = _samples(list(bench.vault.all("golden")), bench), _seed(manifest.golden.sha256)
+    own, seed = _samples(list(bench.vault.all("golden")), bench), seed_of_set(manifest.golden.sha256)
     # 3. Statistics per condition; values per item stay in the device's cache.
     with asking(pace.within):
         comparisons = evaluate.measure(
             roles,
-            evaluate.Golden(golden, _groups(golden.codes, known), seed, vocabulary.sizes),
-            evaluate.Golden(own, _groups(own.codes, known), seed, vocabulary.sizes),
+            evaluate.Golden(golden, groups(golden.codes, known), seed, vocabulary.sizes),
+            evaluate.Golden(own, groups(own.codes, known), seed, vocabulary.sizes),
             job.learnt,
             cache=Path(job.device) / "cache",
-            before_batch=lambda: _go_on(pace),
+            before_batch=lambda: go_on(pace),
         )
     return Measured(name, comparisons, time.monotonic() - started_s)
 
 
-def _open(job: Job) -> Bench:
+def open_bench(job: Job) -> Bench:
     """The release, the vault and the versions of a device, as the job names them."""
     torch.set_num_threads(job.learn.threads)
     root = Path(job.device)
@@ -208,7 +208,7 @@ def _assist(parts: assembly.Parts, job: Train) -> Assist | None:
     return read_assist(body, assembly.released(parts, with_teacher=False), f"assist {job.assist[:12]}")
 
 
-def _groups(codes: np.ndarray, known: Code) -> tuple[Code, ...]:
+def groups(codes: np.ndarray, known: Code) -> tuple[Code, ...]:
     """The conditions that stand in some codes, as they are judged (``core.conditions.group``)."""
     return tuple(sorted({group(tuple(int(n) for n in code), known) for code in codes}))
 
@@ -232,7 +232,7 @@ def _widest(vocabulary: Vocabulary, adapter: Adapter | None) -> Vocabulary:
     return Vocabulary(tuple(longest))
 
 
-def _seed(sha256: str) -> int:
+def seed_of_set(sha256: str) -> int:
     """The probe's seed: fixed by the golden set itself."""
     return int(sha256[:15], 16)
 
@@ -247,6 +247,6 @@ class _Identity(msgspec.Struct):
     device: str
 
 
-def _go_on(pace: Pace) -> None:
+def go_on(pace: Pace) -> None:
     if not pace.micro_batch(1):
         raise SystemExit("stopped: the agent is gone")

@@ -8,7 +8,9 @@ from evergrove.core import events as ev
 from evergrove.core import messages as msg
 from evergrove.core.conditions import Code, Vocabulary
 from evergrove.core.config import Config
+from evergrove.core.rollout import FULL
 from evergrove.tiers.device import State
+from evergrove.tiers.device.state import Following
 from evergrove.views import jobbook
 from evergrove.views.sentences import judgement, name, sentence
 
@@ -33,6 +35,10 @@ class Teller:
         self._warnings: deque[str] = deque(maxlen=WARNINGS_KEPT)
         for fact in past:
             self.note(fact)
+
+    def wear(self, release: Release, vocabulary: Vocabulary) -> None:
+        """Another release runs from now on."""
+        self._release, self.vocabulary = release, vocabulary
 
     def note(self, fact: ev.Event) -> None:
         """Takes in one more event."""
@@ -87,7 +93,10 @@ class Teller:
         waits = "" if not version else "one update is made" if sharing.token else "what was learnt last"
         if waits and self._delayed is not None and self._delayed.version == version:
             waits = f"{waits}: {self._delayed.reason}"
-        return msg.FleetState(fleet.fog, fleet.federate, *told, sharing.n_counted, sharing.n_refused, waits)
+        counts = sharing.n_counted, sharing.n_refused, waits
+        return msg.FleetState(
+            fleet.fog, fleet.federate, *told, *counts, state.following.version, stage(state.following)
+        )
 
     def _named(self, counts: Mapping[Code, int]) -> dict[str, int]:
         return {name(code, self.vocabulary): n for code, n in counts.items()}
@@ -107,3 +116,24 @@ class Teller:
             said = judgement(JUDGED[entry.verdict], entry.gamma, entry.failed, self.vocabulary)
         sizes = entry.steps, entry.seconds, entry.n_bytes
         return msg.JobResult(entry.job, entry.verdict, said, entry.gamma, failed, entry.adapter, *sizes)
+
+
+def stage(following: Following) -> str:
+    """How far the fleet's rollout is, and what this device does about it, in words."""
+    told = following.directive
+    if told is None:
+        return ""
+    share = f"{100 * told.reach / FULL:.3g} % of the devices"
+    reach = "for nobody now" if not told.reach else "for everybody" if told.reach >= FULL else f"for {share}"
+    here = "its turn has not come here"
+    if following.trial == told.rollout:
+        here = "on probation here"
+    elif following.taking is not None:
+        here = "being measured here" if following.taking.fetched else "being fetched"
+    elif following.version >= told.version:
+        here = "it runs here"
+    elif following.tried >= told.version:
+        here = "it did not stay here"
+    elif following.shadowed >= told.version:
+        here = "measured here, not served"
+    return f"{told.rollout}, version {told.version}: {reach}{'' if told.serves else ', to measure only'}; {here}"

@@ -17,7 +17,7 @@ import msgspec
 from evergrove.adapters.caps import Caps, make_small
 from evergrove.adapters.files import Files
 from evergrove.core.errors import EvergroveError, InvalidArtefact
-from evergrove.core.jobs import Failed, Job, Measure, Outcome, Refused, Train
+from evergrove.core.jobs import Choose, Failed, Job, Measure, Outcome, Refused, Train
 from evergrove.runtime.frame_gate import FrameGate, path_of
 from evergrove.runtime.pacing import Pace
 from evergrove.runtime.workers import OUTCOME, Progress
@@ -56,8 +56,12 @@ def run(job: Job, folder: Path, agent_pid: int, cores: int, caps: Caps) -> Outco
                 return tasks.train(job, folder, pace, tell)
             case Measure():
                 return tasks.measure(job, folder, pace)
+            case Choose():
+                from evergrove.runtime import choosing
+
+                return choosing.choose(job, pace)
     except InvalidArtefact as fault:
-        return Refused(str(fault)) if isinstance(job, Measure) else Failed(str(fault))
+        return Refused(str(fault)) if isinstance(job, Measure | Choose) else Failed(str(fault))
     except EvergroveError as fault:
         return Failed(str(fault))
 

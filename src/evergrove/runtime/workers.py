@@ -24,6 +24,8 @@ from evergrove.core.messages import JobState
 
 OUTCOME = "outcome.json"
 LOG_BYTES_MAX = 1 << 20
+Start = do.StartTraining | do.StartMeasuring | do.StartChoosing
+"""The orders that a worker carries out."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -111,8 +113,11 @@ async def _follow(
     await process.wait()
 
 
-def job_of(order: do.StartTraining | do.StartMeasuring, root: Path, release: Path, config: Config, seed: int) -> Job:
-    """What a worker is told to do for an order, on the device at ``root``."""
+def job_of(order: Start, root: Path, release: Path, config: Config, seed: int, arriving: Path | None = None) -> Job:
+    """What a worker is told to do for an order, on the device at ``root``; ``arriving``: where another release lies."""
+    if isinstance(order, do.StartChoosing):
+        places, learn = (str(root), str(release), str(arriving)), config.learn
+        return jobs.Choose(*places, order.incumbent, order.given, order.held_back, learn)
     if isinstance(order, do.StartTraining):
         learn = msgspec.structs.replace(config.learn, steps=order.steps)
         rehearse = config.fog.rehearse
@@ -122,7 +127,7 @@ def job_of(order: do.StartTraining | do.StartMeasuring, root: Path, release: Pat
     )
 
 
-def fact_of(order: do.StartTraining | do.StartMeasuring, outcome: jobs.Outcome | str) -> ev.Event:
+def fact_of(order: Start, outcome: jobs.Outcome | str) -> ev.Event:
     """What an outcome means for the log."""
     match outcome:
         case str():
@@ -138,5 +143,8 @@ def fact_of(order: do.StartTraining | do.StartMeasuring, outcome: jobs.Outcome |
         case jobs.Measured():
             assert isinstance(order, do.StartMeasuring), "only a measuring job measures"
             return ev.CandidateMeasured(order.job, outcome.candidate, order.gamma, outcome.comparisons, outcome.seconds)
+        case jobs.Chosen():
+            parts = outcome.choices, outcome.known, outcome.table, outcome.teacher
+            return ev.ReleaseMeasured(order.job, *parts, outcome.seconds)
         case _:
             assert_never(outcome)

@@ -105,8 +105,24 @@ def sentence(event: events.Event, vocabulary: Vocabulary | None = None) -> str |
         case events.UpdateDelayed():
             what = "waits in the outbox" if event.token else "waits to be sent"
             return f"what {version(event.version)} has learnt {what}: {event.reason}"
+        case events.DirectiveRead():
+            told = event.directive
+            return f"the fleet's rollout {told.rollout} is about release {told.release[:8]}, version {told.version}"
+        case events.ReleaseFetched():
+            return f"fetched release {event.release[:8]}, version {event.version}; its signatures hold"
+        case events.FetchFailed():
+            return f"did not get release version {event.version}: {event.reason}"
+        case events.ReleaseActivated():
+            return f"now runs release {event.release[:8]}, with {version(event.adapter)}"
+        case events.ReportSent():
+            where = ", in the shadow" if event.shadow else ""
+            return f"told the fog how {event.rollout} fared: {event.mark.replace('_', ' ')}{where}"
+        case events.ReportDelayed():
+            return f"a word for the fog waits: {event.reason}"
         case events.RecheckRequested():
             return f"asked for a golden re-check by {event.by}"
+        case events.ReleaseMeasured():
+            return None
         case events.ObservationMeasured() | events.CandidateMeasured() | events.TelemetryRead() | events.TimePassed():
             return None
         case _:

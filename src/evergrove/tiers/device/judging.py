@@ -7,7 +7,7 @@ from evergrove.rules import gate
 from evergrove.tiers.device.orders import enter
 from evergrove.tiers.device.placing import measure
 from evergrove.tiers.device.state import Result, State, Work, change, idle, known_groups
-from evergrove.tiers.device.versions import mind_probation, restore
+from evergrove.tiers.device.versions import may_go_back, mind_probation, restore
 
 
 def judge(config: Config, state: State, work: Work, event: ev.CandidateMeasured, now_s: float) -> Result:
@@ -41,7 +41,7 @@ def _judge_again(
     if verdict.outcome == "accept":
         state, orders = mind_probation(config, change(idle(state), rechecked=True), now_s)
         return state, [fact, do.StopWorker(work.job), *orders]
-    if state.active is None:
+    if not may_go_back(state):
         return idle(state), [fact, do.StopWorker(work.job)]
     state, orders = restore(state, work, verdict.sentence, now_s)
     return state, [fact, *orders]

@@ -6,6 +6,7 @@ from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core.config import Config
 from evergrove.rules import gate
+from evergrove.tiers.device import following
 from evergrove.tiers.device.orders import again
 from evergrove.tiers.device.placing import measure, settle
 from evergrove.tiers.device.state import (
@@ -20,7 +21,7 @@ from evergrove.tiers.device.state import (
     new_work,
     to_gain_on,
 )
-from evergrove.tiers.device.versions import restore
+from evergrove.tiers.device.versions import may_go_back, restore
 
 UNRIPE = (
     "no condition that waits has the {} golden pictures that the gate judges by; one in a few of those that are "
@@ -93,8 +94,10 @@ def give_up(state: State, work: Work, reason: str, now_s: float) -> Result:
     A version on probation that could not be re-checked goes back; one that counts as good is measured again when the
     next re-check is due, not at once and for ever.
     """
-    if work.purpose == "probation" and state.active is not None:
+    if work.purpose == "probation" and may_go_back(state):
         return restore(state, work, f"its golden re-check could not be finished: {reason}", now_s)
+    if work.purpose in ("release", "shadow"):
+        return following.fail(state, work)
     if work.purpose == "recheck":
         state = change(state, checked_at_s=now_s)
     return idle(state), [do.StopWorker(work.job)]

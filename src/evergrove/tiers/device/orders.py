@@ -19,14 +19,20 @@ def order(work: Work, state: State) -> do.Effect | None:
             return do.SendTrusted(work.job, work.parent, work.fresh, work.steps)
         case "train":
             return do.StartTraining(work.job, work.parent, work.fresh, work.steps, work.attempt, work.assist)
+        case "measure" if work.purpose in ("release", "shadow"):
+            given = state.sharing.given
+            return do.StartChoosing(work.job, work.source or "", state.active, given, work.fresh, work.attempt)
         case "measure":
             return do.StartMeasuring(
                 work.job, work.candidate, work.source, state.active, work.learnt, work.gamma, work.attempt
             )
         case "promote":
-            return do.ActivateVersion(work.candidate, state.active, state.sequence + 1, probation=True)
+            release = (work.source or "") if work.purpose == "release" else ""
+            return do.ActivateVersion(work.candidate, state.active, state.sequence + 1, probation=True, release=release)
         case "restore":
-            return do.ActivateVersion(state.previous, None, state.sequence + 1, probation=False)
+            before = state.following.before
+            release = before.release if before is not None else ""
+            return do.ActivateVersion(state.previous, None, state.sequence + 1, probation=False, release=release)
         case stage:
             raise AssertionError(f"no order for stage {stage!r}")
 

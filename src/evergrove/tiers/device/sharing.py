@@ -35,7 +35,7 @@ def mind(config: Config, state: State, now_s: float) -> Result:
     """Orders the update that is due, if there is one."""
     sharing = state.sharing
     version = sharing.asked if sharing.token else sharing.ripe
-    if not version or sharing.sending or not _allowed(config) or _waits(config, sharing, now_s):
+    if not (version or sharing.token) or sharing.sending or not _allowed(config) or _waits(config, sharing, now_s):
         return state, []
     state = _with(state, asked=version, sending=True)
     return state, again(config, state)
@@ -58,7 +58,9 @@ def take_answer(config: Config, state: State, event: Answer, now_s: float) -> St
     rest = "" if sharing.ripe == event.version else sharing.ripe
     match event:
         case ev.UpdateCounted():
-            done = _settled(sharing, given=event.version, ripe=rest, heard=heard, n_counted=sharing.n_counted + 1)
+            done = _settled(
+                sharing, given=event.version or None, ripe=rest, heard=heard, n_counted=sharing.n_counted + 1
+            )
         case ev.UpdateRefused():  # what it held goes with the next version's
             done = _settled(sharing, ripe=rest, heard=heard, n_refused=sharing.n_refused + 1)
         case ev.UpdateDelayed():

@@ -12,6 +12,7 @@ import msgspec
 from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core.conditions import Code, group
+from evergrove.core.rollout import Directive, Mark, Offer
 from evergrove.core.telemetry import Telemetry
 from evergrove.rules import drift, gate, novelty, placement, shield, thermal
 from evergrove.rules.probation import anchored
@@ -23,7 +24,9 @@ Result = tuple["State", Effects]
 class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One job, waiting or under way.
 
-    ``purpose``: learn, offer (an adapter from elsewhere), probation, recheck or rollback. ``stage``: wait, assist,
+    ``purpose``: learn, offer (an adapter from elsewhere), probation, recheck, rollback, release or shadow (one of the
+    fleet's releases, to serve or to measure only: its name is ``source``, ``given`` what updates are counted from
+    there). ``stage``: wait, assist,
     trusted, train, measure, promote or restore: what the driver was last asked for, ``since_s`` when. ``asked_s`` is
     when somebody, or the schedule, wanted it; ``urgent``: a person waits for it. ``learnt`` are the groups that the
     candidate must gain on, ``assist`` what a fog gave for it, ``tried_fogs`` the offloads that failed.
@@ -46,6 +49,7 @@ class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     urgent: bool = False
     assist: str | None = None
     tried_fogs: tuple[str, ...] = ()
+    given: str | None = None
 
 
 class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,6 +80,59 @@ class Sharing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n_counted: int = 0
     n_refused: int = 0
     terms: ev.TermsRead | None = None
+
+
+class Taking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A release that the device is to take, on its way: ``fetched`` once it is on the disk."""
+
+    rollout: str
+    offer: Offer
+    fetched: bool = False
+    n_damaged: int = 0
+
+
+class Former(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The release that the previous version was made on, to go back to; ``version`` is its published number."""
+
+    release: str
+    known: Code
+    teacher: bool
+    version: int
+
+
+class Word(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the fog is to be told of a rollout."""
+
+    rollout: str
+    mark: Mark
+    shadow: bool
+
+
+class Following(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The fleet's releases, as the device follows them.
+
+    ``member`` is its name there, ``directive`` the fleet's last word. ``version`` is the published number of what runs
+    (0: what it was made with), ``tried`` and ``shadowed`` the highest that it has been through, whatever came of it.
+    ``taking`` is on its way, ``asking``: somebody fetches it, after ``failures`` in a row again at ``due_s``. ``trial``
+    is the rollout whose release is on probation, ``before`` the release of the previous version where it is another
+    one. ``reports`` wait for the fog, the first is on its way while ``reporting``.
+    """
+
+    member: str = ""
+    directive: Directive | None = None
+    version: int = 0
+    tried: int = 0
+    shadowed: int = 0
+    taking: Taking | None = None
+    asking: bool = False
+    failures: int = 0
+    due_s: float = 0.0
+    trial: str = ""
+    before: Former | None = None
+    reports: tuple[Word, ...] = ()
+    reporting: bool = False
+    report_failures: int = 0
+    report_due_s: float = 0.0
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,6 +187,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step_s: float = 0.3
     drifting: tuple[drift.Watch, ...] = ()
     sharing: Sharing = Sharing()
+    following: Following = Following()
     n_jobs: int = 0
     checked_at_s: float = 0.0
     n_observed: int = 0

@@ -14,7 +14,7 @@ from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core.config import Config
 from evergrove.rules.probation import elapsed
-from evergrove.tiers.device import judging, learning, observing, placing, sharing, versions
+from evergrove.tiers.device import following, judging, learning, observing, placing, sharing, versions
 from evergrove.tiers.device.orders import again, order
 from evergrove.tiers.device.state import Result, State, anchor, change, of_work
 
@@ -66,11 +66,11 @@ def step(config: Config, state: State, event: ev.Event, now_s: float) -> Result:
         case ev.VersionActivated():
             return versions.activate(config, state, event, now_s)
         case ev.ProbationPassed():
-            state, orders = versions.confirm(state, event)
+            state, orders = versions.confirm(following.confirm(state), event)
             state, more = sharing.ripen(config, state, event.adapter, now_s)
             return state, [*orders, *more]
         case ev.VersionRolledBack():
-            return versions.fall_back(sharing.withdraw(state, event.bad), event)
+            return versions.fall_back(following.give_back(sharing.withdraw(state, event.bad)), event)
         case ev.RollbackRequested():
             return versions.request_rollback(state, event, now_s)
         case ev.GenerationFailed():
@@ -79,6 +79,20 @@ def step(config: Config, state: State, event: ev.Event, now_s: float) -> Result:
             return sharing.note_terms(state, event), []
         case ev.UpdateCounted() | ev.UpdateRefused() | ev.UpdateDelayed():
             return sharing.take_answer(config, state, event, now_s), []
+        case ev.DirectiveRead():
+            return following.follow(config, state, event, now_s)
+        case ev.ReleaseFetched():
+            return following.take_files(config, state, event, now_s)
+        case ev.FetchFailed():
+            return following.do_without(config, state, event, now_s)
+        case ev.ReleaseMeasured():
+            return of_work(state, event.job, lambda work: following.judge(config, state, work, event, now_s))
+        case ev.ReleaseActivated():
+            return following.activate(config, state, event, now_s)
+        case ev.ReportSent():
+            return following.heard(state, event), []
+        case ev.ReportDelayed():
+            return following.unheard(config, state, now_s), []
         case ev.RecheckRequested():
             return versions.request_recheck(config, state, "recheck", now_s)
         case ev.TimePassed():
@@ -118,6 +132,9 @@ def _mind_time(config: Config, state: State, now_s: float) -> Result:
     state, errands = sharing.mind(config, state, now_s)
     if errands:
         return state, errands
+    state, errands = following.mind(config, state, now_s)
+    if errands:
+        return state, errands
     if state.work is not None:
         return versions.mind_stage(config, state, state.work, now_s)
     if state.probation:
@@ -132,4 +149,9 @@ def _mind_time(config: Config, state: State, now_s: float) -> Result:
 def _start(config: Config, state: State) -> Result:
     """Everything that was under way is asked for again; every effect may be carried out twice."""
     records = (*state.keeping.buffer.records(), *state.pending)
-    return state, [do.ReconcileRecords(records), *again(state), *sharing.again(config, state)]
+    return state, [
+        do.ReconcileRecords(records),
+        *again(state),
+        *sharing.again(config, state),
+        *following.again(config, state),
+    ]

@@ -2,6 +2,8 @@
 
 from typing import assert_never
 
+import msgspec
+
 from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core.config import Config
@@ -21,20 +23,29 @@ def activate(config: Config, state: State, event: ev.VersionActivated, now_s: fl
         state = change(state, sequence=event.sequence)
         return state, [do.Emit(ev.VersionRolledBack(state.active, event.adapter, work.cause))]
     learnt = set(work.fresh)
+    known = {*state.learnt, *(one for one in work.learnt if is_new(one, state.known))}
+    state = change(state, following=msgspec.structs.replace(state.following, before=None))
+    state, orders = begin_probation(config, state, work, event.adapter, event.sequence, now_s)
+    return change(
+        state, learnt=tuple(sorted(known)), fresh=tuple(r for r in state.fresh if r not in learnt), tried=0
+    ), orders
+
+
+def begin_probation(
+    config: Config, state: State, work: Work, adapter: str | None, sequence: int, now_s: float
+) -> Result:
+    """``adapter`` serves from now on, and is measured once more; what served before is kept to go back to."""
     state = change(
         idle(state),
         previous=state.active,
-        active=event.adapter,
-        learnt=tuple(sorted({*state.learnt, *(one for one in work.learnt if is_new(one, state.known))})),
+        active=adapter,
         learnt_before=state.learnt,
-        sequence=event.sequence,
+        sequence=sequence,
         probation=True,
         probation_since_s=now_s,
         rechecked=None,
         frames_before=frames(state),
         errors=0,
-        fresh=tuple(r for r in state.fresh if r not in learnt),
-        tried=0,
     )
     state, recheck = request_recheck(config, state, "probation", now_s)
     return state, [do.StopWorker(work.job), *recheck]
@@ -51,24 +62,29 @@ def request_recheck(config: Config, state: State, purpose: str, now_s: float) ->
 def confirm(state: State, event: ev.ProbationPassed) -> Result:
     """The active version counts as good."""
     state = change(state, probation=False, errors=0)
-    return state, [do.ConfirmVersion(event.adapter)] if event.adapter else []
+    return state, [do.ConfirmVersion(event.adapter)]
 
 
 def request_rollback(state: State, event: ev.RollbackRequested, now_s: float) -> Result:
     """Somebody wants the previous version back; what is under way gives way."""
-    if state.active is None:
+    if not may_go_back(state):
         return state, [do.Emit(ev.LearningDeferred("the release alone is active; there is nothing to go back to"))]
     return give_way(state, f"asked for by {event.by}", now_s)
 
 
 def mind_failure(config: Config, state: State, event: ev.GenerationFailed, now_s: float) -> Result:
     """An app could not serve the active version: too often, and the device goes back by itself."""
-    if event.adapter is None or event.adapter != state.active:
+    if event.adapter != state.active or (event.adapter is None and not state.following.trial):
         return state, []
     state = change(state, errors=state.errors + 1)
     if state.errors <= config.probation.errors_max or (state.work and state.work.stage == "restore"):
         return state, []
     return give_way(state, f"it failed in use: {event.reason}", now_s)
+
+
+def may_go_back(state: State) -> bool:
+    """Whether something served before that can serve again."""
+    return state.active is not None or state.following.before is not None
 
 
 def give_way(state: State, cause: str, now_s: float) -> Result:

@@ -1,0 +1,164 @@
+"""What a device may run on another release: the release and 1, ½, ¼ or none of what it has learnt itself (DESIGN §4).
+
+A worker's job. Every choice is scored on pictures that it was not trained on (the device's own golden set, and what
+waits to be learnt), and compared on the golden sets as the gate asks for it; which one serves is for the gate to say.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from evergrove.adapters.release import Release, open_release
+from evergrove.adapters.vault import Record
+from evergrove.core.conditions import Code, Vocabulary
+from evergrove.core.errors import UsageError
+from evergrove.core.jobs import Choose, Chosen
+from evergrove.core.measures import Choice
+from evergrove.learn import evaluate
+from evergrove.learn.adapter import Adapter
+from evergrove.learn.adapter_file import adapter_of_bytes
+from evergrove.learn.pauses import asking
+from evergrove.learn.strategies import Samples
+from evergrove.rules.carry import GAMMAS, across, ground_of, on_release, renumbering, vocabulary_on
+from evergrove.rules.learnt import Learnt, decode, encode
+from evergrove.runtime import assembly
+from evergrove.runtime.pacing import Pace
+from evergrove.runtime.tasks import Bench, go_on, groups, open_bench, seed_of_set
+
+HELD_BACK_MAX = 64
+"""Records beside the golden set that choices are scored on."""
+
+
+def choose(job: Choose, pace: Pace) -> Chosen:
+    """Measures every choice; their adapters lie in the versions folder when this returns.
+
+    Raises ``InvalidArtefact`` for a release that does not pass its checks, ``UsageError`` for one of another model.
+    """
+    started_s, now = time.monotonic(), open_bench(job)
+    arriving = assembly.open_parts(open_release(Path(job.arriving)))
+    manifest = arriving.release.manifest
+    # 1. The device's own words come behind the release's, and so under other numbers.
+    vocabulary = vocabulary_on(manifest.vocabulary, now.vocabulary)
+    table = renumbering(now.vocabulary, vocabulary)
+    # 2. What may serve: made without torch, in the very bytes that will.
+    made = _made(job, now, arriving.release)
+    # 3. Pictures that none of them was trained on.
+    golden = assembly.pack_of(arriving.release, manifest.golden.name)
+    records = list(now.vault.all())
+    own = _samples([r for r in records if r.split == "golden"], manifest.image_px, vocabulary)
+    waiting = [r for r in records if r.id in set(job.held_back)][:HELD_BACK_MAX]
+    held = _samples([*(r for r in records if r.split == "golden"), *waiting], manifest.image_px, vocabulary)
+
+    def golden_of(samples: Samples) -> evaluate.Golden:
+        conditions = groups(samples.codes, manifest.known)
+        return evaluate.Golden(samples, conditions, seed_of_set(manifest.golden.sha256), vocabulary.sizes)
+
+    # 4. Each against what serves now, under its own numbers, and against the release.
+    parts, incumbent = now.parts, None if job.incumbent is None else now.versions.load(job.incumbent)
+    served = parts.serving(None if incumbent is None else adapter_of_bytes(incumbent))
+    before = evaluate.network(parts.model, parts.basis, served, now.vocabulary)
+    teacher, teacher_ref = assembly.teacher_of(arriving.release), manifest.teacher
+    choices = []
+    with asking(pace.within):
+        for gamma, candidate, given in made:
+            data = None if candidate is None else adapter_of_bytes(now.versions.load(candidate))
+            network = _on(arriving, data, vocabulary, candidate or manifest.alone)
+            roles = evaluate.Roles(
+                candidate=network,
+                incumbent=evaluate.Network(_Renumbered(before.module, table, vocabulary.sizes)),
+                release=_on(arriving, None, vocabulary, manifest.alone),
+                teacher=None if teacher is None or teacher_ref is None else _named(teacher, teacher_ref.sha256),
+            )
+            stop: Callable[[], None] = lambda: go_on(pace)  # noqa: E731
+            cache = Path(job.device) / "cache"
+            comparisons = evaluate.measure(roles, golden_of(golden), golden_of(own), (), cache=cache, before_batch=stop)
+            score = _score(network.module, golden_of(held), stop)
+            choices.append(Choice(gamma, candidate, given, score, comparisons))
+    choices.sort(key=lambda choice: (choice.score, -choice.gamma))
+    is_taught = manifest.teacher is not None
+    return Chosen(tuple(choices), manifest.known, table, is_taught, time.monotonic() - started_s)
+
+
+def _made(job: Choose, now: Bench, arriving: Release) -> list[tuple[float, str | None, str | None]]:
+    """(γ, adapter, what updates are counted from there), in the versions folder; the release alone at least.
+
+    What was not sent yet stays the difference of the two. A device that has learnt nothing, or by ordinary LoRA, has
+    the release alone to choose.
+    """
+    alone: list[tuple[float, str | None, str | None]] = [(0.0, None, None)]
+    if job.incumbent is None:
+        return alone
+    own = decode(now.versions.load(job.incumbent), f"version {job.incumbent[:12]}")
+    given = None if job.given is None else decode(now.versions.load(job.given), f"version {job.given[:12]}")
+    try:
+        carry = _carrier(now.release, arriving)
+        return [
+            *(
+                (
+                    gamma,
+                    now.versions.add(encode(carry(own, gamma))),
+                    None if given is None else now.versions.add(encode(carry(given, gamma))),
+                )
+                for gamma in GAMMAS
+                if gamma > 0
+            ),
+            *alone,
+        ]
+    except UsageError:
+        return alone
+
+
+def _carrier(before: Release, after: Release) -> Callable[[Learnt, float], Learnt]:
+    """How what was learnt goes along: exactly within a generation, by least squares across one."""
+    old, new = before.manifest, after.manifest
+    r0, r1 = (None if r.manifest.adapter is None else decode(r.read(r.manifest.adapter)) for r in (before, after))
+    if (old.base.sha256, old.basis.sha256) == (new.base.sha256, new.basis.sha256):
+        return lambda one, gamma: on_release(one, r0, r1, new.vocabulary, gamma)
+    here, there = (ground_of(r.manifest, r.read(r.manifest.base), r.read(r.manifest.basis)) for r in (before, after))
+    return lambda one, gamma: across(one, r0, here, r1, there, gamma).adapter
+
+
+def _on(parts: assembly.Parts, adapter: Adapter | None, vocabulary: Vocabulary, name: str) -> evaluate.Network:
+    """A candidate on its release, widened to the device's vocabulary."""
+    return evaluate.network(parts.model, parts.basis, parts.serving(adapter), vocabulary, name)
+
+
+def _named(module: nn.Module, name: str) -> evaluate.Network:
+    return evaluate.Network(module, name)
+
+
+def _samples(records: list[Record], n_px: int, vocabulary: Vocabulary) -> Samples:
+    shown = ((record.media, vocabulary.encode(record.condition)) for record in records)
+    return assembly.samples_of(shown, n_px, len(vocabulary.factors))
+
+
+def _score(module: nn.Module, held: evaluate.Golden, before_batch: Callable[[], None]) -> float:
+    """Mean loss over what was held back, each condition alike; 0 where there is nothing."""
+    if not len(held.samples):
+        return 0.0
+    losses = evaluate.item_values(module, held, evaluate.Probe().deepened(held), before_batch=before_batch).loss
+    by_condition = [losses[evaluate.rows_of(held.samples.codes, code)].mean() for code in held.conditions]
+    return float(np.mean(by_condition))
+
+
+class _Renumbered(nn.Module):
+    """A network that is asked in the numbers of another release; what it does not know is left open."""
+
+    def __init__(self, network: nn.Module, table: tuple[Code, ...], sizes: Code) -> None:
+        super().__init__()
+        self.network = network
+        self._old = []
+        for numbers, size in zip(table, sizes, strict=True):
+            old = torch.zeros(size + 1, dtype=torch.long)
+            old[torch.tensor(numbers)] = torch.arange(len(numbers))
+            self._old.append(old)
+
+    def forward(self, x: Tensor, t: Tensor, code: Tensor) -> Tensor:
+        """As the network, under its own numbers."""
+        own = torch.stack([old[code[:, f]] for f, old in enumerate(self._old)], dim=1)
+        estimate: Tensor = self.network(x, t, own)
+        return estimate

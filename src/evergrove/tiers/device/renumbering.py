@@ -1,0 +1,43 @@
+"""Conditions under other numbers: what a device remembers when its release numbers the values otherwise.
+
+A release knows the fleet's values; the device's own come behind them. So when a release brings new ones, the device's
+own move: ``table[f][n]`` is the new number of value n of factor f.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from evergrove.core.conditions import Code
+from evergrove.tiers.device.state import State, Work, change
+
+
+def renumbered(code: Code, table: Sequence[Code]) -> Code:
+    """A condition under its new numbers; a value that the table does not hold keeps its own."""
+    return tuple(numbers[n] if n < len(numbers) else n for n, numbers in zip(code, table, strict=True))
+
+
+def renumbered_state(state: State, table: Sequence[Code]) -> State:
+    """Everything of a state that names conditions, under the new numbers."""
+    replace = msgspec.structs.replace
+
+    def moved(code: Code) -> Code:
+        return renumbered(code, table)
+
+    def of_work(work: Work | None) -> Work | None:
+        return None if work is None else replace(work, learnt=tuple(sorted(map(moved, work.learnt))))
+
+    buffer = state.keeping.buffer
+    parts = tuple(replace(part, condition=moved(part.condition)) for part in buffer.parts)
+    windows = tuple(replace(window, condition=moved(window.condition)) for window in state.keeping.windows)
+    return change(
+        state,
+        keeping=replace(state.keeping, buffer=replace(buffer, parts=parts), windows=windows),
+        pending={name: replace(one, code=moved(one.code)) for name, one in state.pending.items()},
+        codes={record: moved(code) for record, code in state.codes.items()},
+        drifting=tuple(replace(watch, condition=moved(watch.condition)) for watch in state.drifting),
+        learnt=tuple(sorted(map(moved, state.learnt))),
+        learnt_before=tuple(sorted(map(moved, state.learnt_before))),
+        work=of_work(state.work),
+        waiting=of_work(state.waiting),
+    )

@@ -1,0 +1,142 @@
+"""What may run on another release, by the code of the real worker: equal things come out equal, words keep meaning."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evergrove.adapters.images import encode_png
+from evergrove.adapters.keys import FileKey
+from evergrove.adapters.release import Release, open_release
+from evergrove.adapters.release_write import grow, write_release
+from evergrove.adapters.vault import Vault
+from evergrove.adapters.versions import Versions
+from evergrove.bootstrap import make_device, read_identity
+from evergrove.core.config import Learn
+from evergrove.core.errors import InvalidArtefact
+from evergrove.core.jobs import Choose, Chosen
+from evergrove.rules.learnt import Learnt, decode, encode
+from evergrove.runtime.choosing import choose
+from evergrove.runtime.keeper import Keeper
+from evergrove.sim.real import Unpaced
+
+from .conftest import strange_pictures
+
+LEARN = Learn(strategy="replay", steps=4, batch=4, checkpoint_every=4)
+MINE = "auntie"
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """The tiny release for a fleet that is to learn love: it changes nothing that the base knows."""
+    return grow(open_release("tiny"), tmp_path_factory.mktemp("grown") / "fleet", [{"emotion": "love"}])
+
+
+class Home:
+    """A device of the tiny release that was shown a word of its own, and has an adapter for it."""
+
+    def __init__(self, root: Path) -> None:
+        make_device(root, "tiny", "")
+        self.root, self.tiny = root, open_release("tiny")
+        self.words = self.tiny.manifest.vocabulary.extend({"emotion": MINE})
+        self.vault = Vault(root / "vault", read_identity(root).device, FileKey(root / "device.key"))
+        self.vault.save_names(self.words)
+        self.versions = Versions(root / "versions")
+        keeper = Keeper(self.vault, self.tiny.manifest.known)
+        self.records = []
+        for i, picture in enumerate(strange_pictures(9)):
+            code = self.words.encode({"emotion": MINE})
+            record, _ = keeper.receive(encode_png(picture), picture, {"emotion": MINE}, code, float(i))
+            keeper.store(record, "golden" if i < 6 else "train", "kept")
+            self.records.append(record)
+
+    def adapter(self, seed: int = 0, size: float = 0.02) -> str:
+        """What it has learnt: some B, and the row of its own word."""
+        from evergrove.adapters.release_write import blank
+
+        manifest, rng = self.tiny.manifest, np.random.default_rng(seed)
+        start = blank(manifest, self.tiny.read(manifest.base), self.tiny.read(manifest.basis))
+        tensors = {n: (size * rng.standard_normal(t.shape)).astype(np.float32) for n, t in start.tensors.items()}
+        f, n = self.words.added(manifest.vocabulary)[0]
+        tensors[f"row.{f}:{n}"] = rng.standard_normal(64).astype(np.float32)
+        return self.versions.add(encode(replace(start, vocabulary=self.words, tensors=tensors)))
+
+    def choose(self, arriving: Release, incumbent: str | None, given: str | None = None) -> Chosen:
+        """The worker's job, in this process."""
+        places = str(self.root), str(self.tiny.folder), str(arriving.folder)
+        return choose(Choose(*places, incumbent, given, tuple(self.records), LEARN), Unpaced())
+
+    def read(self, name: str | None) -> Learnt:
+        """A version."""
+        assert name is not None
+        return decode(self.versions.load(name))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "device")
+
+
+def test_a_release_that_changes_nothing_leaves_what_was_learnt_as_it_was(home: Home, grown: Release) -> None:
+    """At γ = 1 the candidate gives the incumbent's very numbers, though its own word has another number now."""
+    version = home.adapter()
+    found = home.choose(grown, version, version)
+    assert [choice.gamma for choice in found.choices if choice.candidate is None] == [0.0]
+    assert sorted(choice.gamma for choice in found.choices) == [0.0, 0.25, 0.5, 1.0]
+    assert [choice.score for choice in found.choices] == sorted(choice.score for choice in found.choices)
+    whole = next(choice for choice in found.choices if choice.gamma == 1.0)
+    own = home.tiny.manifest.known[0] + 2
+    assert found.table[0] == (*range(own - 1), own)
+    assert found.known == home.tiny.manifest.known
+    against = [c for c in whole.comparisons if c.kind == "incumbent"]
+    assert {c.condition[0] for c in against} == {*range(1, own - 1), own}
+    assert all(abs(c.mean) < 1e-3 for c in against)
+    assert next(c.n for c in against if c.condition[0] == own) == 6
+    learnt = home.read(whole.candidate)
+    assert learnt.vocabulary.factors[0].values[-2:] == ("love", MINE)
+    assert np.allclose(learnt.tensors[f"row.0:{own}"], home.read(version).tensors[f"row.0:{own - 1}"])
+    assert whole.given == whole.candidate
+
+
+def test_what_was_not_sent_yet_stays_the_difference(home: Home, grown: Release) -> None:
+    """Of the version that the last update was made of: given' − candidate' = γ·(given − candidate)."""
+    version, given = home.adapter(0), home.adapter(1)
+    for choice in home.choose(grown, version, given).choices:
+        if choice.candidate is not None:
+            for name, b in home.read(version).tensors.items():
+                if name.endswith(".B"):
+                    before = b - home.read(given).tensors[name]
+                    after = home.read(choice.candidate).tensors[name] - home.read(choice.given).tensors[name]
+                    assert np.allclose(after, choice.gamma * before, atol=2e-4)
+
+
+def test_a_device_that_has_learnt_nothing_has_the_release_alone(home: Home, grown: Release) -> None:
+    """And is told how it does on what was held back."""
+    (only,) = home.choose(grown, None).choices
+    assert (only.gamma, only.candidate, only.given) == (0.0, None, None)
+    assert only.score > 0
+
+
+def test_a_release_that_spoils_what_is_known_shows_it(home: Home, grown: Release, tmp_path: Path) -> None:
+    """Every B at random: harm on what the base knows, at any γ."""
+    released, rng = decode(grown.read(grown.manifest.adapter)), np.random.default_rng(0)  # type: ignore[arg-type]
+    tensors = {n: (t + 0.5 * rng.standard_normal(t.shape)).astype(np.float32) for n, t in released.tensors.items()}
+    spoilt = write_release(grown, encode(replace(released, tensors=tensors)), tmp_path / "spoilt", 9)
+    for choice in home.choose(spoilt, home.adapter()).choices:
+        assert max(c.mean for c in choice.comparisons if c.kind == "incumbent") > 0.5
+
+
+def test_a_damaged_release_is_refused(home: Home, grown: Release, tmp_path: Path) -> None:
+    """A flipped bit in one of its files: nothing is measured."""
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(grown.folder, copy)
+    path = copy / grown.manifest.base.name
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    damaged = Release(grown.manifest, copy, grown.manifest_hash)
+    with pytest.raises(InvalidArtefact, match="SHA-256 differs"):
+        home.choose(damaged, None)
