@@ -45,7 +45,7 @@ def trials() -> Mapping[str, tuple[Strategy, ...]]:
     found["isolated-b"] = tuple(replace(of["isolated-b"], lr=lr) for lr in (1e-2, 2e-2, 3e-2, 4e-2))
     found["full"] = tuple(replace(of["full"], lr=lr) for lr in (2e-4, 5e-4, 1e-3, 2e-3))
     found["replay"] = (
-        *(replace(of["replay"], shares=Shares(replay=s)) for s in (0.25, 0.5, 0.625, 0.75)),
+        *(replace(of["replay"], shares=Shares(replay=s), lr=2e-2) for s in (0.25, 0.5, 0.625, 0.75)),
         *(replace(of["replay"], shares=Shares(replay=s), lr=lr) for s in (0.625, 0.75) for lr in (1.5e-2, 3e-2)),
     )
     for name in ("dgr", "gd"):
