@@ -1,6 +1,6 @@
 """The tables of docs/adr from the lines of ``evergrove bench forgetting``, as Markdown; nothing is run.
 
-    python benchmarks/forgetting_tables.py benchmarks/results/forgetting.jsonl
+    python benchmarks/forgetting_tables.py benchmarks/results/forgetting.jsonl [--page FILE.html]
 
 For each stream a row a strategy, then ours minus each, paired by seed, with 95 % intervals (Student's t); for R1 the
 retention curve, and each selection minus random at the same share.
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from evergrove.bench.forgetting import lines, retention, summary, tables
 from evergrove.bench.forgetting.lines import Line
+from evergrove.bench.forgetting.page import page
 from evergrove.bench.forgetting.summary import Interval
 from evergrove.learn.rivals import ABLATIONS, RIVALS
 
@@ -26,8 +27,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--against", default="evergrove", help="Who is compared with all others.")
+    parser.add_argument("--page", type=Path, default=None, help="Also write the page of all streams to this file.")
     given = parser.parse_args()
     found = lines.read(given.file)
+    if given.page is not None:
+        given.page.write_text(page_of(found, str(given.file)), encoding="utf-8")
     for stream in sorted({stream for stream, _, _ in found} - {"R1"}):
         print(f"\n## {stream}\n")
         print(table(found, stream))
@@ -35,6 +39,20 @@ def main() -> None:
     if any(stream == "R1" for stream, _, _ in found):
         print("\n## R1: what is kept of the stream\n")
         print(curve(found))
+
+
+def page_of(found: Lines, source: str) -> str:
+    """The page of every stream, strategies in the order of the tables."""
+    every = sorted(found.values(), key=lambda line: (line.stream, place_of(line.strategy), line.seed))
+    streams = dict.fromkeys(line.stream for line in every)
+    shown = [tables.table_of([line for line in every if line.stream == stream]) for stream in streams]
+    return page(shown, every, f"python benchmarks/forgetting_tables.py {source}")
+
+
+def place_of(strategy: str) -> int:
+    """Where a strategy stands in a table; points of the retention curve in their own order, and trials last."""
+    names = [*ORDER, *(keep.name for keep in retention.keeps())]
+    return names.index(strategy) if strategy in names else len(names)
 
 
 def fid(line: Line) -> float:
@@ -109,11 +127,11 @@ def differences(found: Lines, stream: str, who: str) -> str:
         if name == who or not seeds:
             continue
         cells = []
-        for value in (fid, accuracy, unseen):
+        for value in (fid, accuracy, unseen, kept):
             pair = summary.paired([value(mine[s]) for s in seeds], [value(other[s]) for s in seeds])
             cells.append(span(pair))
         rows.append((f"{who} − {name}", str(len(seeds)), *cells))
-    return markdown(("paired", "seeds", "FID", "right", "unseen"), rows)
+    return markdown(("paired", "seeds", "FID", "right", "unseen", "kept"), rows)
 
 
 def curve(found: Lines) -> str:

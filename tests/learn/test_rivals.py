@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from evergrove.core.config import Learn
 from evergrove.core.errors import UsageError
 from evergrove.learn.adapter import attach, blank_adapter
 from evergrove.learn.adapter_file import adapter_bytes
@@ -16,7 +17,7 @@ from evergrove.learn.fisher import Fisher, sample_gradients, stratified_t
 from evergrove.learn.flow import mix, sample, weight
 from evergrove.learn.objective import Anchor
 from evergrove.learn.rivals import ABLATIONS, RIVALS, Carried, elastic, generative, rival_named, sequence
-from evergrove.learn.strategies import Memory, Recipe, Samples, Task
+from evergrove.learn.strategies import Memory, Recipe, Samples, Task, strategy_named
 from evergrove.learn.trainer import train
 
 World = Any  # the one of conftest.py
@@ -177,13 +178,24 @@ def test_who_knows_no_old_condition_is_told_so(world: World) -> None:
 def test_an_ablation_is_ours_less_one_term() -> None:
     """Rows are shared out as before, eight new ones of sixteen; and what is left out costs no preparation."""
     ours = RIVALS["shared"]
-    assert set(ABLATIONS) == {"no-ewc", "no-teacher", "no-replay"}
-    for name, rival in ABLATIONS.items():
+    less = {"no-ewc", "no-teacher", "no-replay"}
+    assert set(ABLATIONS) == less | {"device", "device-no-ewc", "joint-gentle"}
+    for name in less:
+        rival = ABLATIONS[name]
         assert rival_named(name) is rival
         assert rival.strategy.shares.replay + rival.strategy.shares.teacher == 0.5
         assert rival.prepare_rows < ours.prepare_rows
     assert ABLATIONS["no-ewc"].strategy.weights.ewc == 0
     assert ABLATIONS["no-teacher"].strategy.weights.ewc == ours.strategy.weights.ewc
+
+
+def test_the_device_is_raced_with_the_very_recipe_that_ships() -> None:
+    """Its own rate included; and beside it the same with nothing but the Fisher's weight changed."""
+    ours, without = ABLATIONS["device"], ABLATIONS["device-no-ewc"]
+    assert ours.strategy is strategy_named(Learn().strategy)
+    weights = replace(without.strategy.weights, ewc=ours.strategy.weights.ewc)
+    assert replace(without.strategy, weights=weights) == ours.strategy
+    assert (without.strategy.weights.ewc, ours.strategy.weights.ewc) == (0, 5)
 
 
 @pytest.mark.parametrize("name", [name for name in RIVALS if name not in ("joint", "recombined")])

@@ -321,7 +321,7 @@ def forgetting(
         tables.tell_forgetting(found.tables)
         show.note(f"results: {found.results}; page: {found.page}")
     if not found.in_order:
-        show.note("the known order of strategies was not found again: joint, evergrove, replay, naive by average FID")
+        show.note("the known order of strategies was not found again: evergrove, replay, naive by average FID")
         raise typer.Exit(1)
 
 

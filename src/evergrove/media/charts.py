@@ -31,16 +31,16 @@ class Curve:
     marks: tuple[tuple[float, str], ...] = ()
 
 
-def curves(lines: Sequence[Curve], x_label: str, y_label: str) -> str:
-    """Shares between 0 and 1 over time. Raises ``UsageError`` where there is nothing to draw."""
+def curves(lines: Sequence[Curve], x_label: str, y_label: str, top: float = 1.0) -> str:
+    """Shares between 0 and ``top`` over time. Raises ``UsageError`` where there is nothing to draw."""
     x_max = max((x for line in lines for x, _ in line.points), default=0.0)
     if x_max <= 0:
         raise UsageError("a chart needs at least one point beyond x = 0")
 
     def at(x: float, y: float) -> tuple[float, float]:
-        return LEFT + (WIDTH - LEFT - RIGHT) * x / x_max, TOP + (HEIGHT - TOP - BOTTOM) * (1 - y)
+        return LEFT + (WIDTH - LEFT - RIGHT) * x / x_max, TOP + (HEIGHT - TOP - BOTTOM) * (1 - y / top)
 
-    parts = [_grid([(f"{y:.0%}", at(0, y)[1]) for y in (0, 0.25, 0.5, 0.75, 1)])]
+    parts = [_grid([(f"{y * top:.3g}" if top < 1 else f"{y:.0%}", at(0, y * top)[1]) for y in (0, 0.25, 0.5, 0.75, 1)])]
     parts += [_x_tick(at(x, 0)[0], f"{x:g}") for x in ticks(x_max)]
     for line in lines:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*p) for p in line.points))

@@ -78,9 +78,9 @@ class Update(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Counts over all updates, ``good`` being all that were not spoilt, innocent or not. ``margin`` is δ of the gate that
-    judged; ``worst_promoted`` and ``drift_max`` are the
-    largest true harm of one promoted update, and of all promoted ones together against the release."""
+    """Counts over all updates; ``good`` are all that were not spoilt, innocent or not. ``margin`` is δ of the gate that
+    judged. ``worst_promoted`` is the largest true harm of one promoted update against the incumbent of its time,
+    ``drift_max`` the largest of what was promoted against the release."""
 
     n: int
     margin: float
@@ -157,7 +157,7 @@ def step(device: Device, ground: Ground, atelier: Atelier, n: int, sizes: Sizes,
     new = Samples(new.images[order[held_back:]], new.codes[order[held_back:]])
     device = replace(device, vocabulary=vocabulary)
     # 2. Learn.
-    kind = SPOILS[(n // SPOILT_EVERY) % len(SPOILS)] if n % SPOILT_EVERY == SPOILT_EVERY - 1 else "good"
+    kind = kind_of(n)
     candidate = learn(device, ground, new, kind, n, sizes, seed)
     # 3. Judge, at each γ that is asked for.
     known = ground.world.model.vocabulary.sizes
@@ -183,6 +183,18 @@ def step(device: Device, ground: Ground, atelier: Atelier, n: int, sizes: Sizes,
     return replace(device, adapter=promoted or device.adapter, kept=kept, state=state), update
 
 
+def kind_of(n: int) -> str:
+    """What becomes of update ``n`` (from 0): 'good', or every fifth one a kind of spoilt, in turn."""
+    return SPOILS[(n // SPOILT_EVERY) % len(SPOILS)] if n % SPOILT_EVERY == SPOILT_EVERY - 1 else "good"
+
+
+def mislabelled(samples: Samples, rng: np.random.Generator) -> Samples:
+    """The same pictures, each under another one of the emotions than its own."""
+    codes = samples.codes.copy()
+    codes[:, 0] = (codes[:, 0] + rng.integers(1, len(FACES), len(codes)) - 1) % len(FACES) + 1
+    return Samples(samples.images, codes)
+
+
 def learn(device: Device, ground: Ground, new: Samples, kind: str, n: int, sizes: Sizes, seed: int) -> Adapter:
     """The candidate of one update."""
     strategy: Strategy = GOOD
@@ -193,9 +205,7 @@ def learn(device: Device, ground: Ground, new: Samples, kind: str, n: int, sizes
     if kind in ("naive", "mislabelled", "hurried"):
         strategy = replace(strategy, lr=HURRY * GOOD.lr)
     if kind == "mislabelled":
-        codes = replay.codes.copy()
-        codes[:, 0] = (codes[:, 0] + rng.integers(1, len(FACES), len(codes)) - 1) % len(FACES) + 1
-        replay = Samples(replay.images, codes)
+        replay = mislabelled(replay, rng)
     world = ground.world
     task = Task(
         model=world.model,
@@ -328,8 +338,11 @@ def _none(samples: Samples) -> Samples:
 def _read(path: Path) -> list[Update]:
     if not path.exists():
         return []
-    rows = path.read_bytes().split(b"\n")[:-1]  # a last line that was cut short is run again
-    return [msgspec.json.decode(row, type=Update) for row in rows]
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:  # a last line that was cut short goes, and is run again
+        path.write_bytes(whole)
+    return [msgspec.json.decode(row, type=Update) for row in whole.splitlines()]
 
 
 def _store(out: Path, device: Device, n: int) -> None:

@@ -54,8 +54,9 @@ FORMS = {
 of S1, with room for every observation that a selection keeps."""
 QUICK = Form("S1", worlds.SMALL, Sizes(n_train=120, n_real=50, n_asked=24), Budget(steps=80), small=True)
 QUICK_STRATEGIES = ("joint", "evergrove", "replay", "naive")
-QUICK_ORDER = ("joint", "evergrove", "replay", "naive")
-"""By average FID, the least first: what a quick race must find again."""
+QUICK_ORDER = ("evergrove", "replay", "naive")
+"""By average FID, the least first: what a quick race must find again. On digits, on Omniglot and on fifty signs every
+step of it has an interval that excludes 0; joint is raced beside them, but is level with ours on digits."""
 
 
 @dataclass(frozen=True)

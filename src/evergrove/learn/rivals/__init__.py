@@ -203,9 +203,23 @@ _ABLATIONS = (
         keeps_observations=False,
         prepare_rows=GENERATED,
     ),
+    replace(_OURS, name="device", paper="the shared form at a device's own rate", strategy=EVERGROVE),
+    replace(
+        _OURS,
+        name="device-no-ewc",
+        paper="the same without the Fisher's term",
+        strategy=replace(EVERGROVE, weights=replace(EVERGROVE.weights, ewc=0.0)),
+        prepare_rows=GENERATED,
+    ),
+    replace(
+        RIVALS["joint"],
+        name="joint-gentle",
+        paper="the bound at a rate for a larger network and long training",
+        strategy=replace(JOINT, lr=5e-3),
+    ),
 )
 ABLATIONS: Mapping[str, Rival] = {rival.name: rival for rival in _ABLATIONS}
-"""The shared form less one term each; raced only when they are named."""
+"""The shared form less one term each, and at other rates; raced only when they are named."""
 
 
 def rival_named(name: str) -> Rival:
