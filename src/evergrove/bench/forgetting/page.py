@@ -34,7 +34,9 @@ def page(tables: Sequence[Table], lines: Sequence[Line], command: str) -> str:
     for table in tables:
         mine = [line for line in lines if line.stream == table.stream]
         drawn = retained(mine) if table.stream == "R1" else _chart(mine)
-        note = f"{NOTES.get(table.stream, '')}; against: ours minus the strategy in FID, paired by seed"
+        note = NOTES.get(table.stream, "")
+        if any(row.against for row in table.rows):
+            note += "; against: ours minus the strategy in FID, paired by seed"
         parts.append(f"<section><h2>{escape(table.stream)}</h2><p>{escape(note)}</p>{drawn}{_rows(table)}</section>")
     head = f"<meta charset='utf-8'><title>Evergrove: forgetting</title><style>{css}</style>"
     body = f"<body><main>{''.join(parts)}</main></body>"
