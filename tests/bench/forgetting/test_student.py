@@ -73,16 +73,18 @@ def test_all_arms_and_the_teacher_are_judged(signs: Path) -> None:
 
 
 def test_the_check_passes_the_release_and_stops_who_leaves(world: World, judge: Judge) -> None:
-    """B = 0 is as far from the teacher as the release: bound 0, not stopped. B = 5 is stopped."""
-    pupil = student.taught(world.model, world.known, SIGNS, "all", 0, 60)
-    basis = Basis("student", "student", 1.0, random_rows(pupil, 2, 0))
+    """A student that is its own teacher: B = 0 is at no distance, bound 0; B of deviation 10 leaves it, and is stopped."""
+    pupil = student.taught(world.model, world.known, SIGNS, "direct", 0, 100)
+    basis = Basis("student", "student", 1.0, random_rows(pupil, 4, 0))
     nothing = blank_adapter(pupil, basis, pupil.vocabulary)
+    rng = torch.Generator().manual_seed(0)
+    far = {name: 10 * torch.randn(b.shape, generator=rng) for name, b in nothing.b.items()}
 
     def noticed(adapter: Adapter) -> student.Noticed:
-        return student._noticed(pupil, world.model, basis, adapter, judge, SIGNS, 0, "one")
+        return student._noticed(pupil, pupil, basis, adapter, judge, SIGNS, 0, "one")
 
     found = noticed(nothing)
     assert (found.stopped, found.bound) == (False, 0.0)
-    left = noticed(replace(nothing, b={name: torch.full_like(b, 5.0) for name, b in nothing.b.items()}))
+    left = noticed(replace(nothing, b=far))
     assert left.stopped
     assert left.bound > left.margin == 0.2

@@ -55,7 +55,7 @@ class Sizes:
     n_updates: int = 200
     steps: int = 30
     n_golden: int = 900
-    n_truth: int = 600
+    n_truth: int = 300
     n_kept: int = 96
 
 
