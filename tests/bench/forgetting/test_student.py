@@ -73,7 +73,7 @@ def test_all_arms_and_the_teacher_are_judged(signs: Path) -> None:
 
 
 def test_the_check_passes_the_release_and_stops_who_leaves(world: World, judge: Judge) -> None:
-    """A student that is its own teacher: B = 0 is at no distance, bound 0; B of deviation 10 leaves it, and is stopped."""
+    """A student that is its own teacher: B = 0 is at distance 0; B of deviation 10 leaves it, and is stopped."""
     pupil = student.taught(world.model, world.known, SIGNS, "direct", 0, 100)
     basis = Basis("student", "student", 1.0, random_rows(pupil, 4, 0))
     nothing = blank_adapter(pupil, basis, pupil.vocabulary)
