@@ -1,6 +1,6 @@
 """200 updates of one device on one golden set, every fifth of them spoilt: what the gate lets through, against truth.
 
-    python benchmarks/forgetting_gate.py --out runs/gate                # half an hour on one core; can be killed
+    python benchmarks/forgetting_gate.py --out runs/gate                # twenty minutes on one core; can be killed
 
 One JSON line for each update in ``OUT/updates.jsonl``, the verdict on stdout. See ``bench/forgetting/long_run.py``.
 """

@@ -1,4 +1,4 @@
-"""The same number of tuning trials for every strategy, on a stream that no test uses (T1, clothes).
+"""Tuning trials for every strategy, on a stream that no test uses (T1, clothes).
 
 A trial is a strategy with other weights. The one with the least average FID over the tuning seeds is what stands in
 ``learn/rivals``; the lines of all trials are kept.

@@ -1,8 +1,8 @@
 """The published rivals, each with its paper, and ours beside them: what ``evergrove bench forgetting`` races.
 
 Each is the adapter recipe of DESIGN §4 with one thing done as its paper does it, so that what differs is the method:
-base, pictures, steps and bytes are the same for all. Their weights were tuned by the same number of trials on streams
-that no test uses (docs/adr/0017).
+base, pictures, steps and bytes are the same for all. Their weights were tuned on a stream that no test uses, by four
+trials each or eight (docs/adr/0017, docs/adr/0022).
 """
 
 from collections.abc import Mapping
