@@ -25,9 +25,10 @@ from evergrove.core.conditions import nearest
 from evergrove.core.errors import ConfigError, CorruptState, UsageError
 from evergrove.core.ports import Fog
 from evergrove.core.sections import FogWeb, Gathering, Range
+from evergrove.rules import following as rules
 from evergrove.rules import params
 from evergrove.rules.privacy.ledger import Budget
-from evergrove.runtime import flower
+from evergrove.runtime import flower, following
 from evergrove.runtime.fog_link import CloudLink
 from evergrove.runtime.fog_noise import NO_BUDGET, FogNoise
 from evergrove.runtime.fog_service import FogService, plan_of
@@ -38,7 +39,7 @@ from evergrove.web.fog_server import Door, FogServer, run
 from evergrove.web.news import News
 
 AUTHORITY, SERVER, SERVER_KEY = "authority", "server.pem", "server.key"
-DOOR_TOKEN = "door.token"
+DOOR_TOKEN, FOLLOWED = "door.token", "followed"
 ASSIST_KEY, LETTER_KEY, NOISE_KEY, KEY_BYTES = "assist.key", "letter.key", "noise.key", 32
 NEWS_HEAD = "metadata/timestamp.json"
 """The file of a TUF repository that changes with every release."""
@@ -50,7 +51,8 @@ class FogPlace:
 
     ``budget`` is what its noise is made for (``NO_BUDGET``: none, ε = ∞); ``noise_key`` None: a file in its folder.
     ``door`` is the URL of its door on the loopback address ("": it has none), ``cloud`` the cloud's HOST:PORT ("": none
-    is linked), known by the certificate in ``cloud_authority``.
+    is linked), known by the certificate in ``cloud_authority``. ``releases`` is a TUF repository's folder, served to
+    devices and followed, from ``root`` on (None: its first one, believed at first sight).
     """
 
     folder: Path
@@ -65,6 +67,7 @@ class FogPlace:
     door: str = ""
     cloud: str = ""
     cloud_authority: Path | None = None
+    root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,9 @@ class MadeFog:
 def open_fog(place: FogPlace, names: Sequence[str], gathering: Gathering, limits: FogWeb | None = None) -> MadeFog:
     """A fog in its folder; what it was doing goes on. ``names``: releases, the last one is gathered for.
 
+    Where it follows a repository, what is published there is gathered for too, and ``gathering`` is for generations
+    that open from now on.
+
     Raises ``UsageError`` where the folder is another fog's or the generation began otherwise, ``InvalidArtefact`` for a
     release that is none, ``BudgetSpent`` where the ε budget allows no cohort more.
     """
@@ -126,15 +132,21 @@ def open_fog(place: FogPlace, names: Sequence[str], gathering: Gathering, limits
         undo.callback(service.store.close)
         service.start()
         opened = [open_release(name) for name in names]
+        news = News(place.releases, NEWS_HEAD)
+        follower = _follower(place, service, gathering, files)
         if opened:
-            _gather(service, opened, gathering)
+            _gather(service, opened, gathering, names if follower is not None else ())
+        if follower is not None:
+            news.look()
+            follower.look(news.tag)
         helper, keys = _helper(place, opened, files)
         undo.pop_all()
 
     def server(door: socket.socket | None) -> FogServer:
         api = FogApi(
-            service, revocations, clock.now_s, limits, News(place.releases, NEWS_HEAD), authority, helper, place.trusted
-        )
+            service, revocations, clock.now_s, limits, news, authority, helper, place.trusted,
+            None if follower is None else follower.look,
+        )  # fmt: skip
         behind = None if door is None else Door(DoorApi(service, api.meter), token, door)
         return FogServer(api, create_app(api), tls, behind)
 
@@ -176,12 +188,31 @@ def _authority(place: FogPlace, files: Files) -> tuple[Authority | None, Path]:
     return made, folder / CA
 
 
-def _gather(service: FogService, opened: Sequence[Release], gathering: Gathering) -> None:
-    """Opens the last release's generation, or goes on with it; others of the same layout may take part too."""
+def _gather(service: FogService, opened: Sequence[Release], gathering: Gathering, followed: Sequence[str] = ()) -> None:
+    """Opens the last release's generation, or goes on with it; others of the same layout may take part too.
+
+    ``followed``: their names where the fog follows a repository too. Then what has come from there stays, and a release
+    of a generation that is over is passed over.
+    """
     layouts = [params.layout_of(r.manifest, r.read(r.manifest.base), r.read(r.manifest.basis)) for r in opened]
-    layout = layouts[-1]
+    layout, plan = layouts[-1], service.plan
     same = [r.manifest_hash for r, other in zip(opened, layouts, strict=True) if other.digest == layout.digest]
+    if followed and plan is not None:
+        if following.passed_over(plan, layout, followed):
+            return
+        if plan.layout == layout.digest:
+            same = list(rules.admitted(plan.releases, same, {}))
     service.open(plan_of(layout, same, gathering), layout)
+
+
+def _follower(place: FogPlace, service: FogService, gathering: Gathering, files: Files) -> following.Follower | None:
+    """Who looks at what is published. Raises ``UsageError`` for a root that cannot be believed."""
+    if place.releases is None:
+        if place.root is not None:
+            raise UsageError("--root is of a repository: name that by --releases")
+        return None
+    client = following.client_of(place.folder / FOLLOWED, place.releases, place.root, files)
+    return following.Follower(service, place.releases, gathering, client)
 
 
 def _link(place: FogPlace, token_file: Path | None, files: Files) -> CloudLink | None:

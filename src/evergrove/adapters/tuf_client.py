@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,18 +36,19 @@ from evergrove.adapters.tuf_metadata import (
     Metadata,
     Root,
     TargetFile,
+    Targets,
     decode_directive,
     publication_of,
 )
 from evergrove.core.errors import CorruptState, EvergroveError, InvalidArtefact, InvalidInput, Unreachable
-from evergrove.core.release import FileRef, Publication
+from evergrove.core.release import FileRef, Manifest, Publication
 from evergrove.core.rollout import Directive
 
 if TYPE_CHECKING:
     import httpx
 
 CHUNK_BYTES = 1 << 20
-FOLDER_URL = "folder:"
+FOLDER_URL, INCOMING, CONTENT = "folder:", ".incoming", "content"
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,18 @@ class Fetched:
 
     release: Release
     publication: Publication
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is signed in a repository now: the directive (None: none yet), and every publication, oldest first.
+
+    ``manifests``: of the newest ones, by release.
+    """
+
+    directive: Directive | None
+    publications: tuple[Publication, ...]
+    manifests: Mapping[str, Manifest]
 
 
 def from_folder(folder: Path) -> Source:
@@ -127,16 +140,33 @@ class ReleaseClient:
         self.folder, self._source, self._root = folder, source, root
         self._files = files or Files()
         self._trusted, self._releases = folder / "trusted", folder / "releases"
+        self._incoming = folder / INCOMING
 
     def look(self) -> Directive | None:
         """What the rollout says now; None before the first one."""
         with _refused("the rollout's directive"):
+            return self._directive(self._updater())
+
+    def survey(self, n_max: int) -> Survey:
+        """What is signed, with the manifests of the ``n_max`` newest releases and of those that the directive names."""
+        with _refused("what is published"):
             updater = self._updater()
-            target = updater.get_targetinfo(DIRECTIVE)
-            if target is None:
-                return None
-            path = Path(updater.download_target(target, str(self._trusted / DIRECTIVE)))
-            return decode_directive(read_bounded(path, METADATA_BYTES_MAX))
+            self._files.make_folder(self._incoming)
+            told = self._directive(updater)
+            signed = read_bounded(self._trusted / "targets.json", METADATA_BYTES_MAX)  # verified just now
+            targets = Metadata[Targets].from_bytes(signed).signed.targets
+            known = [publication_of(target) for path, target in targets.items() if path.startswith("releases/")]
+            known.sort(key=lambda one: one.version)
+            named = {told.version, told.before_version} if told is not None else set()
+            wanted = [one for n, one in enumerate(known) if n >= len(known) - n_max or one.version in named]
+            return Survey(told, tuple(known), {one.release: self._manifest(updater, one) for one in wanted})
+
+    def contents(self, refs: Sequence[FileRef]) -> list[bytes]:
+        """The bytes of some files of signed releases; they do not stay on the disk."""
+        with _refused("a release's files"):
+            updater = self._updater()
+            self._files.make_folder(self._incoming)
+            return [self._bytes(updater, _signed_file(updater, ref)) for ref in refs]
 
     def fetch(self, version: int) -> Fetched:
         """The release that was published under ``version``: verified, durable, in a folder of its own."""
@@ -155,6 +185,29 @@ class ReleaseClient:
                 self._files.remove_tree(place)  # damaged since: get it again
             return Fetched(self._assemble(updater, target, publication, place), publication)
 
+    def _directive(self, updater: Updater) -> Directive | None:
+        target = updater.get_targetinfo(DIRECTIVE)
+        if target is None:
+            return None
+        path = Path(updater.download_target(target, str(self._trusted / DIRECTIVE)))
+        return decode_directive(read_bounded(path, METADATA_BYTES_MAX))
+
+    def _manifest(self, updater: Updater, publication: Publication) -> Manifest:
+        target = updater.get_targetinfo(f"releases/{publication.version}/{MANIFEST}")
+        assert target is not None, "read among the same targets"
+        if target.length > MANIFEST_BYTES_MAX:
+            raise InvalidArtefact(f"a manifest of {target.length} bytes; at most {MANIFEST_BYTES_MAX} are read")
+        updater.download_target(target, str(self._incoming / MANIFEST))
+        return read_manifest(self._incoming).manifest
+
+    def _bytes(self, updater: Updater, target: TargetFile) -> bytes:
+        """A target's bytes, verified on their way to the disk and read back; not kept."""
+        path = self._incoming / CONTENT
+        updater.download_target(target, str(path))
+        data = read_bounded(path, target.length)
+        self._files.remove(path)
+        return data
+
     def _assemble(self, updater: Updater, manifest: TargetFile, publication: Publication, place: Path) -> Release:
         """Every file under a name that no one looks at; renamed when all are there and right."""
         incoming = place.with_name(f".{place.name}.incoming")
@@ -165,9 +218,7 @@ class ReleaseClient:
         draft = read_manifest(incoming)
         card = [publication.card] if publication.card else []
         for ref in (*draft.manifest.files(), *card):
-            target = updater.get_targetinfo(f"files/{ref.sha256}")
-            if target is None or target.hashes.get("sha256") != ref.sha256 or target.length > FILE_BYTES_MAX:
-                raise InvalidArtefact(f"{ref.name}: its manifest names it, but it is not among what was signed")
+            target = _signed_file(updater, ref)
             self._reuse(draft.path_of(ref), ref)
             self._get(updater, target, draft.path_of(ref))
         self._files.sync_folder(incoming)
@@ -237,6 +288,13 @@ def check_root(data: bytes) -> None:
         root.verify_delegate(Root.type, root)
     except (tuf.RepositoryError, ValueError, TypeError, KeyError) as fault:
         raise InvalidArtefact(f"this is no signed root of releases: {fault}; get root.json from the cloud") from fault
+
+
+def _signed_file(updater: Updater, ref: FileRef) -> TargetFile:
+    target = updater.get_targetinfo(f"files/{ref.sha256}")
+    if target is None or target.hashes.get("sha256") != ref.sha256 or target.length > FILE_BYTES_MAX:
+        raise InvalidArtefact(f"{ref.name}: its manifest names it, but it is not among what was signed")
+    return target
 
 
 @contextlib.contextmanager

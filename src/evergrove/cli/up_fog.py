@@ -50,7 +50,14 @@ def fog(
         str | None, typer.Option("--database", help="postgresql://…; without it, SQLite in the folder.")
     ] = None,
     releases: Annotated[
-        Path | None, typer.Option("--releases", help="Folder of release files that devices fetch (TUF's).")
+        Path | None,
+        typer.Option(
+            "--releases", help="A cloud's repository: devices fetch from it, the fog gathers for what is in it."
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", help="The root.json to believe --releases by; else its first one, at first sight."),
     ] = None,
     invite: Annotated[
         list[str] | None, typer.Option("--invite", help="Print a one-time token that enrols this device.")
@@ -81,6 +88,9 @@ def fog(
     devices; a handful cannot be private. Noise stays as it is within a generation. Past the budget the command ends
     with 6.
 
+    With --releases it gathers for every release that is signed there, and opens a new generation once its release is
+    everybody's: --release can be left out. What --set says is then for generations that open from now on.
+
     With --cloud it starts Flower's SuperNode and SuperExec beside it, and names the public key that the cloud must be
     given (as FOLDER/flower/fogs/NAME.pub there); it serves devices whether or not the cloud answers.
 
@@ -89,7 +99,9 @@ def fog(
 
     Example: evergrove up fog ~/fog --release avatars --epsilon 1 --invite kitchen-display
     """
-    missing = [needed for needed in ("starlette", "uvicorn", "sqlalchemy", "alembic") if find_spec(needed) is None]
+    missing = [
+        needed for needed in ("starlette", "uvicorn", "sqlalchemy", "alembic", "tuf") if find_spec(needed) is None
+    ]
     if missing:
         raise MissingDependency(f"a fog needs {', '.join(missing)}: pip install 'evergrove[grove]'")
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s", level=logging.WARNING)
@@ -110,7 +122,7 @@ def fog(
         door_url = "" if behind is None else url(*behind.getsockname()[:2])
         place = bootstrap_fog.FogPlace(
             folder.expanduser().absolute(), name, tuple(known_as or (host,)), database, releases, assist, trusted,
-            budget, noise_key, door_url, cloud or "", authority,
+            budget, noise_key, door_url, cloud or "", authority, root,
         )  # fmt: skip
         made = bootstrap_fog.open_fog(place, release or [], bootstrap_fog.gathering_of(gathering or []))
         facts: dict[str, object] = {

@@ -100,6 +100,20 @@ class FogService:
                 raise UsageError(f"the plan of generation {fact.generation} was refused: {fact.reason}")
         self._plan, self._spent = plan, self.store.state().spent
 
+    @property
+    def plan(self) -> fog.Plan | None:
+        """What is gathered by, as this worker saw it last; None: nothing is."""
+        return self._plan
+
+    @property
+    def spent(self) -> bool:
+        """Whether the ε budget of this generation is, as this worker saw it last."""
+        return self._spent
+
+    def layout(self, generation: int) -> params.Layout:
+        """The layout of a generation that was opened."""
+        return self._layout(generation)[0]
+
     def terms(self) -> fog.Terms | None:
         """What a device is told before it takes part; None while nothing is gathered."""
         state = self.store.state()

@@ -7,6 +7,7 @@ refusal; what blocks runs in lanes, and decisions that come together commit toge
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated
@@ -41,6 +42,7 @@ PEER = "evergrove.peer"
 """The ASGI extension that holds the client's certificate (DER), or None."""
 MEASURERS = 4
 """Threads that wait for the disk."""
+log = logging.getLogger("evergrove.fog")
 
 
 class EnrolRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,8 +86,12 @@ class FogApi:
         authority: Authority | None = None,
         helper: Fog | None = None,
         trusted: bool = False,
+        follow: Callable[[str], None] | None = None,
     ) -> None:
-        """``authority`` None: nobody enrols here. ``helper`` gives assists, and with ``trusted`` does trusted work."""
+        """``authority`` None: nobody enrols here. ``helper`` gives assists, and with ``trusted`` does trusted work.
+
+        ``follow`` gets the tag of the releases with each look, in a thread of its own, and may take its time.
+        """
         self.service, self.revocations, self.now_s = service, revocations, now_s
         self.limits, self.news = limits or FogWeb(), news or News(None, "")
         self.authority, self.helper, self.trusted_on = authority, helper, trusted and helper is not None
@@ -97,6 +103,8 @@ class FogApi:
         self.helps, self.enrolments = Lane("help", places, 3600.0), Lane("enrolment", places, wait_s)
         self._batches: Batches[Item, Answer] = Batches(self._decide_all)
         self._known: set[str] = set()
+        self._follow, self._following = follow, False
+        self.follows = Lane("follow", 1, wait_s)
 
     # ---- who is it? --------------------------------------------------------------------------------------------------
 
@@ -247,14 +255,29 @@ class FogApi:
     async def look(self) -> None:
         """What is due by the clock: news, cohorts whose time is over, the revocation list."""
         self.news.look()
+        self._mind_releases()
         await self.store.run(self.service.tick)
         if self.authority is not None:
             await self.enrolments.run(partial(self.authority.mind_list, self.now_s()))
         self.work()
 
+    def _mind_releases(self) -> None:
+        """Looks at what is published, unless the look before is still at it; nobody waits for it."""
+        if self._follow is not None and not self._following:
+            self._following = True
+            self.follows.post(partial(self._look_at, self._follow, self.news.tag))
+
+    def _look_at(self, follow: Callable[[str], None], tag: str) -> None:
+        try:
+            follow(tag)
+        except Exception:
+            log.exception("looking at what is published failed")
+        finally:
+            self._following = False
+
     def close(self) -> None:
         """Ends the lanes, once what they do now is done."""
-        for lane in (self.updates, self.store, self.sums, self.helps, self.enrolments):
+        for lane in (self.updates, self.store, self.sums, self.helps, self.enrolments, self.follows):
             lane.close()
 
 
