@@ -2,7 +2,7 @@
 
 Each is the adapter recipe of DESIGN §4 with one thing done as its paper does it, so that what differs is the method:
 base, pictures, steps and bytes are the same for all. Their weights were tuned on a stream that no test uses, by four
-trials each or eight (docs/adr/0017, docs/adr/0022).
+trials each or eight (docs/adr/0017, docs/adr/0023).
 """
 
 from collections.abc import Mapping
