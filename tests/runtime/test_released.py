@@ -28,9 +28,8 @@ from evergrove.learn.base import BASE, BASIS, base_bytes, file_ref, write_manife
 from evergrove.learn.basis import basis_bytes, orthonormal
 from evergrove.learn.dit import DiT
 from evergrove.learn.fisher import estimate_fisher
-from evergrove.learn.strategies import Samples
-from evergrove.media.packs import pack_of_bytes as read_pack_of
-from evergrove.media.packs import read_pack
+from evergrove.learn.strategies import Samples, Task
+from evergrove.media.packs import Pack, pack_bytes, read_pack
 from evergrove.rules import carry
 from evergrove.rules.learnt import decode, encode
 from evergrove.runtime import assembly, tasks
@@ -276,31 +275,79 @@ def test_adapters_of_device_and_release_add_up(learnt: Release) -> None:
     torch.testing.assert_close(add(start, since).b["blocks.0.qkv"], 2 * start.b["blocks.0.qkv"] + 1.0)
 
 
-def test_a_release_can_show_devices_what_the_fleet_has_learnt(learnt: Release, tmp_path: Path) -> None:
-    """Four pictures of love, drawn by the release: replayed by every device, not asked of a teacher that has no row."""
-    parts = assembly.open_parts(learnt)
+def task(release: Release, new: Samples, known: Samples) -> Task:
+    """What a device would learn."""
+    lesson = assembly.Lesson(new, known, None, release.manifest.vocabulary, 0)
+    return assembly.task_of(assembly.open_parts(release), lesson, Learn(strategy="evergrove", steps=2))
+
+
+def test_what_only_the_fleet_knows_is_drawn_and_replayed(learnt: Release, grown: Release) -> None:
+    """48 pictures of love by the release, the teacher's questions about them to the release; both are sound."""
+    pack = read_pack(learnt.path_of(learnt.manifest.rehearsal))
+    new, none = Samples(pack.images[:8], pack.codes[:8]), Samples(pack.images[:0], pack.codes[:0])
+    made = task(learnt, new, none)
+    love = made.replay.codes[:, 0] == 5
+    assert love.sum() == assembly.N_DRAWN
+    assert len(made.replay) == len(pack) + assembly.N_DRAWN
+    assert (task(learnt, new, none).replay.images == made.replay.images).all()
+    memory = made.strategy.remember(made, made.strategy)
+    assert memory.points is not None
+    assert int(memory.points.code[:, 0].max()) == 5
+    rows = memory.points.code[:, 0] == 5
+    x, t, code, x_hat = (
+        part[rows] for part in (memory.points.x_t, memory.points.t, memory.points.code, memory.points.x_hat)
+    )
+    network = assembly.open_parts(learnt).network()
+    torch.testing.assert_close(network(x.float(), t, code), x_hat.float(), atol=2e-2, rtol=2e-2)
+    assert not (task(grown, new, none).replay.codes[:, 0] == 5).any(), "nobody has learnt love yet"
+
+
+def test_what_a_device_shows_itself_is_not_drawn(learnt: Release, tmp_path: Path) -> None:
+    """Its own pictures of love, new or known, or public ones in the pack: these are replayed, nothing is made up."""
+    pack = read_pack(learnt.path_of(learnt.manifest.rehearsal))
+    codes = pack.codes[:8].copy()
+    codes[:, 0] = 5
+    own, other = Samples(pack.images[:8], codes), Samples(pack.images[:8], pack.codes[:8])
+    none = Samples(pack.images[:0], pack.codes[:0])
+    assert len(task(learnt, own, none).replay) == len(pack)
+    known = task(learnt, other, own)
+    assert len(known.replay) == len(pack) + 8
+    assert int(known.old_codes()[:, 0].max()) == 4, "of what the device learnt itself its own pictures speak"
     assert learnt.manifest.adapter is not None
-    data = rehearsal_of(parts, 4)
-    assert data == rehearsal_of(parts, 4)
+    wider = pack_bytes(Pack(np.concatenate((pack.images, own.images)), np.concatenate((pack.codes, codes))))
+    made = write_release(learnt, learnt.read(learnt.manifest.adapter), tmp_path / "next", 9, rehearsal=wider)
+    assert made.manifest.rehearsal.sha256 != learnt.manifest.rehearsal.sha256
+    public = task(made, other, none)
+    assert (public.replay.codes[:, 0] == 5).sum() == 8
+    assert int(public.old_codes()[:, 0].max()) == 5
+
+
+def test_a_release_can_bring_what_it_would_draw(learnt: Release, grown: Release, tmp_path: Path) -> None:
+    """Four pictures of love in its pack; the next one draws them anew; of a value that nobody has learnt, none."""
+    assert learnt.manifest.adapter is not None
+    data, pack = rehearsal_of(assembly.open_parts(learnt), 4), read_pack(learnt.path_of(learnt.manifest.rehearsal))
+    assert data == rehearsal_of(assembly.open_parts(learnt), 4)
     made = write_release(learnt, learnt.read(learnt.manifest.adapter), tmp_path / "next", 9, rehearsal=data)
-    before, pack = (read_pack(one.path_of(one.manifest.rehearsal)) for one in (learnt, made))
-    assert len(pack) == len(before) + 4
-    assert (pack.images[: len(before)] == before.images).all()
-    love = pack.codes[-4:]
+    brought = read_pack(made.path_of(made.manifest.rehearsal))
+    assert (brought.images[: len(pack)] == pack.images).all()
+    love = brought.codes[len(pack) :]
     assert love[:, 0].tolist() == [5] * 4
     assert ((love[:, 1:] >= 1) & (love[:, 1:] <= np.array(made.manifest.known)[1:])).all()
-    again = read_pack_of(rehearsal_of(assembly.open_parts(made), 2))
-    assert len(again) == len(before) + 2
     new, none = Samples(pack.images[:8], pack.codes[:8]), Samples(pack.images[:0], pack.codes[:0])
-    lesson = assembly.Lesson(new, none, None, made.manifest.vocabulary, 0)
-    task = assembly.task_of(assembly.open_parts(made), lesson, Learn(strategy="evergrove", steps=2))
-    assert (task.replay.codes[:, 0] == 5).sum() == 4
-    memory = task.strategy.remember(task, task.strategy)
-    assert memory.points is not None
-    assert int(memory.points.code[:, 0].max()) <= 4
-    settings = assist.Settings(n_trajectories=4, steps=2, n_fisher=8, k=2, n_rehearsal=16, draw_steps=2)
-    known = assembly.released(assembly.open_parts(made), with_teacher=True)
-    assert assist.read(assist.compute(known, settings), known).rehearsal.codes[:, 0].max() <= 4
+    assert len(task(made, new, none).replay) == len(pack) + 4
+    (tmp_path / "again.npz").write_bytes(rehearsal_of(assembly.open_parts(made), 2))
+    assert len(read_pack(tmp_path / "again.npz")) == len(pack) + 2
+    (tmp_path / "none.npz").write_bytes(rehearsal_of(assembly.open_parts(grown), 4))
+    assert len(read_pack(tmp_path / "none.npz")) == len(pack)
+
+
+def test_an_assist_covers_the_fleets_vocabulary(learnt: Release) -> None:
+    """The same for every device of the fleet: love is among its pictures and its trajectories."""
+    settings = assist.Settings(n_trajectories=24, steps=2, n_fisher=8, k=2, n_rehearsal=24, draw_steps=2)
+    known = assembly.released(assembly.open_parts(learnt), with_teacher=True)
+    given = assist.read(assist.compute(known, settings), known)
+    assert (given.rehearsal.codes[:, 0] == 5).any()
+    assert (given.points.code[:, 0] == 5).any()
 
 
 # ---- a new release ---------------------------------------------------------------------------------------------------

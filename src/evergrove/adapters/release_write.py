@@ -17,8 +17,7 @@ from evergrove.adapters.release import MANIFEST, Release, open_release
 from evergrove.core.conditions import Condition, Vocabulary
 from evergrove.core.errors import UsageError
 from evergrove.core.release import FileRef, Manifest, sha256_hex
-from evergrove.core.rng import stream
-from evergrove.rules.learnt import Array, Learnt, decode, encode
+from evergrove.rules.learnt import Array, Learnt, decode, encode, first_row
 from evergrove.rules.params import layout_of
 
 ADAPTER = "adapter.safetensors"
@@ -36,10 +35,10 @@ def write_release(
 ) -> Release:
     """The release ``source`` with another released adapter, in a new ``folder``; its vocabulary is the adapter's.
 
-    Base, A, golden set and teacher stay, the ``rehearsal`` pack as well unless its bytes are given; a Fisher was the
-    former model's and does not. Values that the source did not know are the fleet's: its golden set does not judge
-    them. Raises ``InvalidArtefact`` for an adapter that does not belong here, ``UsageError`` for a folder that is taken
-    or a version that does not grow.
+    Base, A, golden set and teacher stay, the ``rehearsal`` pack as well unless its bytes are given (public pictures of
+    what the fleet learns, say, which devices otherwise draw themselves); a Fisher was the former model's and does not.
+    Values that the source did not know are the fleet's: its golden set does not judge them. Raises ``InvalidArtefact``
+    for an adapter that does not belong here, ``UsageError`` for a folder that is taken or a version that does not grow.
     """
     files, old = files or Files(), source.manifest
     if version <= old.version:
@@ -91,9 +90,8 @@ def grow(
 ) -> Release:
     """The release ``source`` for a fleet that is to learn ``additions`` (new values, such as ``emotion=love``).
 
-    B is the source's (0 where it has no adapter). Each new value gets the row that every device starts from, drawn as
-    a device draws the row of a value of its own: N(0, 1) around the mean of the base's rows. ``version`` None is the
-    next one. Raises ``UsageError`` for a value that is known already.
+    B is the source's (0 where it has no adapter). Each new value gets the row that every device starts from
+    (``learnt.first_row``). ``version`` None is the next one. Raises ``UsageError`` for a value that is known already.
     """
     old = source.manifest
     vocabulary = _extended(old.vocabulary, additions)
@@ -106,8 +104,7 @@ def grow(
         tensors, rank = {**tensors, **held.tensors}, held.rank
     for f, n in vocabulary.added(old.vocabulary):
         name, factor = f"row.{f}:{n}", vocabulary.factors[f]
-        rng = stream(0, "released row", factor.name, factor.values[n - 1])
-        tensors[name] = rng.standard_normal(tensors[name].shape).astype(np.float32)
+        tensors[name] = first_row(factor.name, factor.values[n - 1], tensors[name].size)
     adapter = encode(Learnt(start.base, start.basis, rank, start.scale, vocabulary, tensors))
     return write_release(source, adapter, folder, old.version + 1 if version is None else version, files=files)
 

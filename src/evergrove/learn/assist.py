@@ -30,7 +30,7 @@ from evergrove.learn.adapter_file import read_header
 from evergrove.learn.fisher import Fisher, estimate_fisher
 from evergrove.learn.flow import Denoiser
 from evergrove.learn.generator import FlowGenerator, to_condition, to_uint8
-from evergrove.learn.strategies import Samples, even, known_to
+from evergrove.learn.strategies import Samples, even
 from evergrove.learn.teacher import Points, join_points, walk
 from evergrove.learn.tensor_file import tensor_bytes
 
@@ -68,9 +68,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Released:
-    """A release as an assist needs it. ``name`` is its manifest's SHA-256, ``codes`` (N, F) those of its public pack,
-    ``teacher`` its larger network (None: it has none), ``shape`` (C, H, W) that of a picture, ``adapter`` the released
-    one (None: the release is its base)."""
+    """A release as an assist needs it. ``name`` is its manifest's SHA-256, ``codes`` (N, F) those of its public pack
+    and of what the fleet has learnt, ``teacher`` its larger network, which knows them (None: it has none), ``shape``
+    (C, H, W) that of a picture, ``adapter`` the released one (None: the release is its base)."""
 
     name: str
     model: nn.Module
@@ -172,17 +172,11 @@ def read(data: bytes, released: Released, where: str = "the assist") -> Assist:
 
 
 def _codes(released: Released, n: int, use: str, settings: Settings) -> NDArray[np.int16]:
-    """``n`` codes of the public pack, the values of the first factor equally often on average.
-
-    Those that the teacher has no row for, the fleet's, are left out: a device rehearses them from the pack itself.
-    """
-    codes = released.codes
-    if released.teacher is not None:
-        codes = codes[known_to(released.teacher, codes)]
-    if not len(codes):
+    """``n`` of the release's codes, the values of the first factor equally often on average."""
+    if not len(released.codes):
         raise UsageError("an assist is drawn over the conditions of the release's rehearsal pack, and that is empty")
-    picked = even(codes, 0, n, _rng(released, settings, use)).numpy()
-    return cast(NDArray[np.int16], codes[picked])
+    picked = even(released.codes, 0, n, _rng(released, settings, use)).numpy()
+    return cast(NDArray[np.int16], released.codes[picked])
 
 
 def _draw(released: Released, best: Denoiser, codes: NDArray[np.int16], settings: Settings) -> NDArray[np.uint8]:

@@ -190,7 +190,7 @@ def remember_old(
         raise UsageError(f"strategy '{strategy.name}' needs samples of old conditions; give it the rehearsal pack")
     if makes_points:
         teacher = task.teacher or fuse(task.model, task.basis, task.incumbent())
-        known = task.old_codes()[known_to(teacher, task.old_codes())]
+        known = task.old_codes()[_known_to(teacher, task.old_codes())]
         picked = even(known, task.balance, n_trajectories, task.rng("teacher"))
         chosen = to_condition(known)[picked]
         points = trajectories(teacher, chosen, task.new.shape, task.rng("trajectories"), steps)
@@ -240,19 +240,19 @@ def even(codes: NDArray[np.int16], factor: int, n: int, rng: torch.Generator) ->
     return torch.multinomial(torch.from_numpy(1.0 / count[value]), n, replacement=True, generator=rng)
 
 
-def known_to(teacher: nn.Module, codes: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """Which codes the teacher has rows for: a larger one knows the release's conditions and no later ones."""
-    tables = getattr(teacher, "tables", None)
-    if tables is None:
-        return np.ones(len(codes), np.bool_)
-    return np.asarray((codes < np.array([len(table.weight) for table in tables])).all(axis=1))
-
-
 def _first_row(task: Task, key: str, row: Tensor) -> Tensor:
     """Where the training of a row starts: a row that was never trained, off the mean row by the recipe's deviation."""
     if row.any():
         return row
     return task.recipe.row_std * torch.randn(row.shape, generator=task.rng("row", key))
+
+
+def _known_to(teacher: nn.Module, codes: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """Which codes the teacher has rows for: a larger one knows the release's conditions and no later ones."""
+    tables = getattr(teacher, "tables", None)
+    if tables is None:
+        return np.ones(len(codes), np.bool_)
+    return np.asarray((codes < np.array([len(table.weight) for table in tables])).all(axis=1))
 
 
 def _star(attached: Attached) -> dict[str, Tensor]:

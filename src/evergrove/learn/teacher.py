@@ -7,9 +7,10 @@ larger network; always on *old* conditions, never only on new inputs. Points are
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evergrove.learn.flow import Denoiser
 
@@ -74,3 +75,26 @@ def join_points(parts: Sequence[Points]) -> Points:
     """All points of some parts, in order."""
     fields = zip(*((p.x_t, p.t, p.code, p.x_hat) for p in parts), strict=True)
     return Points(*(torch.cat(field) for field in fields))
+
+
+class Beside(nn.Module):
+    """A teacher, and beside it the release, which is asked about the values that the teacher has no row for.
+
+    Both are networks of (x_t, t, code); ``tables`` are the release's, which know more.
+    """
+
+    def __init__(self, teacher: nn.Module, release: nn.Module) -> None:
+        super().__init__()
+        self.teacher, self.release = teacher, release
+        self.tables = release.tables
+        sizes = [len(cast(Tensor, table.weight)) for table in cast(nn.ModuleList, teacher.tables)]
+        self.register_buffer("sizes", torch.tensor(sizes))
+
+    def forward(self, x: Tensor, t: Tensor, code: Tensor) -> Tensor:
+        """x̂ (N, C, H, W)."""
+        taught = (code < cast(Tensor, self.sizes)).all(dim=1)
+        x_hat = torch.empty_like(x)
+        for rows, network in ((taught, self.teacher), (~taught, self.release)):
+            if rows.any():
+                x_hat[rows] = network(x[rows], t[rows], code[rows])
+        return x_hat

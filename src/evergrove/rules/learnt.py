@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import InvalidArtefact
 from evergrove.core.release import Manifest
+from evergrove.core.rng import stream
 from evergrove.rules.params import DTYPES, HEADER_BYTES_MAX, Layout, layout_of
 
 FORMAT = "evergrove-adapter-1"
@@ -121,6 +122,12 @@ def check_released(learnt: Learnt, manifest: Manifest, base: bytes, basis: bytes
         if not fits:
             raise InvalidArtefact(f"'{name}' of the released adapter has shape {found}, the release's is {shape}")
     return layout
+
+
+def first_row(factor: str, value: str, width: int) -> Array:
+    """The row (width,) that a value of the fleet's starts from, the same for whoever draws it: N(0, 1) around the mean
+    of the base's rows, as a device draws that of a value of its own."""
+    return stream(0, "released row", factor, value).standard_normal(width).astype(np.float32)
 
 
 def tensors_of(data: bytes, where: str, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Array]:
