@@ -1,7 +1,7 @@
-"""``evergrove demo``: the whole story of one device on real pictures; the story itself stands in ``evergrove.demo``."""
+"""``evergrove demo``: the whole story of one device, or of a fleet; the stories stand in ``evergrove.demo``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,7 +10,11 @@ from evergrove.cli.common import AsJson
 
 
 def demo(
-    quick: Annotated[bool, typer.Option("--quick", help="A smaller run, under two minutes.")] = False,
+    story: Annotated[
+        Literal["device", "fleet"],
+        typer.Argument(metavar="[device|fleet]", help="One device, or six with fogs and a cloud."),
+    ] = "device",
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller run: two minutes, a fleet four.")] = False,
     runs: Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="Where the run's folder is made.")] = Path(
         "runs"
     ),
@@ -19,13 +23,14 @@ def demo(
 ) -> None:
     """Tell the whole story: a device meets new faces, learns them, and forgets none; beside it, naive fine-tuning.
 
-    Takes a few minutes on two cores and needs no network. It leaves a folder with report.html.
+    Takes a few minutes on two cores and needs no network. It leaves a folder with report.html. `demo fleet` starts a
+    cloud, two fogs and six devices as real processes: each learns alone, and a release teaches all of them.
 
     Example: evergrove demo --quick
     """
-    from evergrove.demo import run
+    from evergrove.demo import fleet, run
 
-    outcome = run(quick=quick, runs=runs, seed=seed)
+    outcome = fleet.run(quick, runs, seed) if story == "fleet" else run(quick=quick, runs=runs, seed=seed)
     if as_json:
         show.json(outcome.metrics)
     else:

@@ -72,8 +72,11 @@ def page(title: str, lead: str, claims: Sequence[Claim], sections: Sequence[Sect
     )
 
 
-def faces(rows: Sequence[Row], conditions: Sequence[str]) -> str:
-    """What each model draws for each condition: conditions side by side, or below one another on a phone."""
+def faces(rows: Sequence[Row], conditions: Sequence[str], missing: str = "not known") -> str:
+    """What each model draws for each condition: conditions side by side, or below one another on a phone.
+
+    ``missing`` stands where there is no picture.
+    """
     cells = ['<div class="corner"></div>', *(f'<div class="model">{escape(row.label)}</div>' for row in rows)]
     for condition in conditions:
         cells.append(f'<div class="condition">{escape(condition)}</div>')
@@ -81,7 +84,9 @@ def faces(rows: Sequence[Row], conditions: Sequence[str]) -> str:
             pictures = list(row.pictures.get(condition, ()))[:4]
             share = row.right.get(condition)
             if not pictures:
-                cells.append('<figure class="none"><div>not known</div><figcaption>&nbsp;</figcaption></figure>')
+                cells.append(
+                    f'<figure class="none"><div>{escape(missing)}</div><figcaption>&nbsp;</figcaption></figure>'
+                )
                 continue
             alt = escape(f"{condition}, {row.label}")
             tone = "" if share is None else "good" if share >= 0.9 else "bad" if share < 0.6 else ""
