@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from evergrove.adapters.release import Release, open_release
 from evergrove.adapters.vault import Record
-from evergrove.core.conditions import Code, Vocabulary
+from evergrove.core.conditions import Code, Vocabulary, group
 from evergrove.core.errors import UsageError
 from evergrove.core.jobs import Choose, Chosen
 from evergrove.core.measures import Choice
@@ -52,6 +52,7 @@ def choose(job: Choose, pace: Pace) -> Chosen:
     own = _samples([r for r in records if r.split == "golden"], manifest.image_px, vocabulary)
     waiting = [r for r in records if r.id in set(job.held_back)][:HELD_BACK_MAX]
     held = _samples([*(r for r in records if r.split == "golden"), *waiting], manifest.image_px, vocabulary)
+    held = _with_fleet(held, assembly.pack_of(arriving.release, manifest.rehearsal.name), manifest.known)
 
     def golden_of(samples: Samples) -> evaluate.Golden:
         conditions = groups(samples.codes, manifest.known)
@@ -134,6 +135,20 @@ def _named(module: nn.Module, name: str) -> evaluate.Network:
 def _samples(records: list[Record], n_px: int, vocabulary: Vocabulary) -> Samples:
     shown = ((record.media, vocabulary.encode(record.condition)) for record in records)
     return assembly.samples_of(shown, n_px, len(vocabulary.factors))
+
+
+def _with_fleet(held: Samples, rehearsal: Samples, known: Code) -> Samples:
+    """What was held back, and the release's own pictures of what the fleet learnt and this device never saw.
+
+    Else a device would take along all of its own and lose what the release brings: nothing that it has seen says so.
+    """
+    seen = groups(held.codes, known)
+    rows = (rehearsal.codes > np.array(known)).any(axis=1)
+    rows &= np.array([group(tuple(int(n) for n in code), known) not in seen for code in rehearsal.codes], np.bool_)
+    picked = np.flatnonzero(rows)[:HELD_BACK_MAX]
+    return Samples(
+        np.concatenate((held.images, rehearsal.images[picked])), np.concatenate((held.codes, rehearsal.codes[picked]))
+    )
 
 
 def _score(module: nn.Module, held: evaluate.Golden, before_batch: Callable[[], None]) -> float:
