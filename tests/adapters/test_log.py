@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evergrove.adapters.files import DiskFull, Files
 from evergrove.adapters.log import Codec, EventLog
-from evergrove.core.errors import CorruptState, UsageError
+from evergrove.core.errors import CorruptState, EvergroveError, UsageError
 from evergrove.core.events import AgentStarted, Event, decode, encode
 
 TEXT: Codec[str] = Codec(encode=str.encode, decode=bytes.decode)
@@ -168,6 +168,66 @@ def test_killed_at_every_step(tmp_path: Path) -> None:
         log.close()
         with closing(opened(path)) as log:
             assert log.last_seq == (0 if step == 5 else 2)
+
+
+def test_a_purged_log_holds_no_byte_of_what_was_in_it(tmp_path: Path) -> None:
+    """Neither events nor snapshots, in the file or its journal, also where pages were freed before; it goes on."""
+    log = opened(tmp_path / "log")
+    log.append([f"secret {i} " * 40 for i in range(300)], at_s=1.0)
+    log.snapshot(100, b"secret state" * 1000)
+    log.snapshot(200, b"secret state" * 1000)
+    log.compact(keep_newest=20)
+    log.purge(b"after")
+    left = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"secret" not in left
+    assert (log.first_seq, log.last_seq, log.latest_snapshot()) == (301, 300, (300, b"after"))
+    log.append(["a"], at_s=2.0)
+    log.snapshot(301, b"more")
+    log.close()
+    log = opened(tmp_path / "log")
+    assert [row.event for row in log.replay(300)] == ["a"]
+    assert log.verify() == 1
+    assert log.latest_snapshot() == (301, b"more")
+    log.close()
+
+
+def test_a_purge_says_when_a_reader_is_in_its_way(tmp_path: Path) -> None:
+    """The journal cannot be cut off while somebody reads from it; a second time it can."""
+    log = opened(tmp_path / "log")
+    log.append(["secret " * 40] * 50, at_s=1.0)
+    log._db.execute("PRAGMA busy_timeout = 50")
+    with closing(sqlite3.connect(tmp_path / "log", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM events").fetchall()
+        with pytest.raises(EvergroveError, match="another process is reading the log"):
+            log.purge(b"after")
+    log.purge(b"after")
+    assert b"secret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    log.close()
+
+
+def test_a_purge_killed_at_any_step_is_done_or_not(tmp_path: Path) -> None:
+    """The old log, whole, or the new one; purged again nothing of the old one is left."""
+
+    def work(folder: Path, files: Files) -> None:
+        folder.mkdir()
+        log = EventLog(folder / "log", TEXT, files=files)
+        log.append(["secret " * 40] * 50, at_s=1.0)
+        log.purge(b"after")
+        log.close()
+
+    for n in range(count_steps(lambda files: work(tmp_path / "whole", files))):
+        folder = tmp_path / str(n)
+        with pytest.raises(Killed):
+            work(folder, killed_at(n))
+        log = opened(folder / "log")
+        assert log.last_seq in (0, 50)
+        assert log.verify() in (0, 50)
+        if log.last_seq and log.verify() == 0:
+            assert log.latest_snapshot() == (50, b"after")
+        log.purge(b"after")
+        assert b"secret" not in b"".join(path.read_bytes() for path in folder.iterdir())
+        log.close()
 
 
 def test_what_is_no_log_is_refused(tmp_path: Path) -> None:

@@ -203,6 +203,31 @@ class EventLog(Generic[E]):
         self._files.step("checkpointed", self.path)
         return dropped
 
+    def purge(self, state: bytes) -> None:
+        """Begins anew from ``state``, that after the newest event: older events and snapshots are gone from the disk.
+
+        Their pages are overwritten with zeros (``secure_delete``) and the journal is cut off; no claim over remnants in
+        flash. Until the next snapshot there is only this one. Raises ``DiskFull``, and ``EvergroveError`` where another
+        process reads the log just now: then the journal may still hold them. Purge again.
+        """
+        if len(state) > SNAPSHOT_BYTES_MAX:
+            raise UsageError(f"a snapshot of {len(state)} bytes; at most {SNAPSHOT_BYTES_MAX} can be stored")
+        with self._transaction("purging the log"):
+            seq, digest = self._end("head")
+            self._db.execute("DELETE FROM events")
+            self._db.execute("DELETE FROM snapshots")
+            self._db.execute("INSERT INTO snapshots VALUES (?, ?, ?)", (seq, _state_digest(digest, state), state))
+            self._set_end("anchor", seq, digest)
+            self._files.step("purge", self.path)
+        self._files.step("purged", self.path)
+        with self._guard("purging the log"):
+            self._db.execute("PRAGMA incremental_vacuum").fetchall()
+            self._files.step("checkpoint", self.path)
+            busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self._files.step("checkpointed", self.path)
+        if busy:
+            raise EvergroveError(f"{self.path}: another process is reading the log, so its journal cannot be cut off")
+
     def close(self) -> None:
         """Closes the file; a log that is not closed recovers at the next opening."""
         with self._lock:
@@ -324,6 +349,7 @@ def _connected(path: Path, mode: str) -> sqlite3.Connection:
     db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
     try:
         db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA secure_delete = ON").fetchall()  # what is deleted is overwritten, not only let go of
         db.execute("PRAGMA journal_size_limit = 4194304").fetchall()
     except sqlite3.Error:
         db.close()

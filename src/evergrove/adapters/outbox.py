@@ -123,6 +123,18 @@ class Outbox:
         """The tokens of the updates that wait, oldest first."""
         return waiting_in(self._folder)
 
+    def withdraw(self) -> None:
+        """Deletes what waits, and takes no further part in this generation: its owner wants something forgotten.
+
+        Doing it again is fine. What was sent was sent.
+        """
+        record = self.taking()
+        if record.generation >= 0:
+            self._files.write(self._folder / TAKING, msgspec.json.encode(participation.withdrawn(record)))
+        for path in self._paths():
+            self._files.remove(path)
+        self._files.remove(self._folder / FATE)
+
     @property
     def due_s(self) -> float:
         """When the next attempt is due; 0: now."""

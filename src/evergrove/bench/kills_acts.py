@@ -126,11 +126,16 @@ async def alarm(life: Life) -> None:
 
 
 async def forget(life: Life) -> None:
-    """A record is destroyed, with the key that could open a leftover of it."""
+    """One observation is forgotten, then a condition: versions that learnt from them, keys, names, the log's past."""
     for record in sorted(life.driver.state.codes)[:1]:
-        life.vault.destroy([record])
-        life.agent.feed(ev.ObservationLost(record, "forgotten"))
-        life.tell()
+        await life.ask(msg.Forget(observation=record))
+    if "strange" in life.agent.vocabulary.factors[0].values:  # asked for again after a kill, it has no name any more
+        await life.ask(msg.Forget(condition={life.release.manifest.vocabulary.names[0]: "strange"}))
+
+
+async def forget_all(life: Life) -> None:
+    """Everything that it was ever shown."""
+    await life.ask(msg.Forget(everything=True))
 
 
 async def restart(life: Life) -> None:
@@ -172,7 +177,7 @@ async def fetched(life: Life) -> Release:
 
 ACTS: tuple[Act, ...] = (
     make, meet, meet_new, learn, confirm, meet_another, park, go_on, reject, offer, recheck, learn_again, roll_back,
-    alarm, forget, restart,
+    alarm, forget, restart, forget_all,
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from evergrove.cli import (
     demo,
     device,
     doctor,
+    forget,
     generate,
     golden,
     init,
@@ -72,6 +73,7 @@ app.command("learn", rich_help_panel=USE)(learn.learn)
 app.add_typer(up.app, name="up", rich_help_panel=USE)
 app.command("status", rich_help_panel=INSPECT)(status.status)
 app.command("rollback", rich_help_panel=INSPECT)(rollback.rollback)
+app.command("forget", rich_help_panel=INSPECT)(forget.forget)
 app.add_typer(golden.app, name="golden", rich_help_panel=INSPECT)
 app.add_typer(adapters.app, name="adapters", rich_help_panel=INSPECT)
 app.command("config", rich_help_panel=INSPECT)(config.config)

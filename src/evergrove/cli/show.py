@@ -25,6 +25,12 @@ def json(document: object) -> None:
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
 
 
+def plain(struct: msgspec.Struct) -> dict[str, object]:
+    """A struct as plain values, for a document that says more."""
+    found: dict[str, object] = msgspec.to_builtins(struct)
+    return found
+
+
 def line(text: str = "") -> None:
     """One line on stdout, as it is."""
     sys.stdout.write(text + "\n")

@@ -99,6 +99,15 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         )
 
+    def without_name(self, factor: int, number: int) -> "Vocabulary":
+        """The vocabulary with value ``number`` of a factor still there, but its name gone: old numbers never change."""
+        names = list(self.factors[factor].values)
+        names[number - 1] = f"(forgotten {number})"
+        while names.count(names[number - 1]) > 1:
+            names[number - 1] = f"({names[number - 1]})"
+        changed = Factor(self.factors[factor].name, tuple(names))
+        return Vocabulary((*self.factors[:factor], changed, *self.factors[factor + 1 :]))
+
     def added(self, base: "Vocabulary") -> tuple[tuple[int, int], ...]:
         """The (factor index, value number) pairs that ``self`` knows and ``base`` does not, in order."""
         return tuple(
@@ -106,6 +115,11 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for i, (mine, theirs) in enumerate(zip(self.factors, base.factors, strict=True))
             for n in range(len(theirs.values), len(mine.values))
         )
+
+
+def within(code: Code, condition: Code) -> bool:
+    """Whether a code shows all that ``condition`` says; the numbers that it leaves open (0) may be any."""
+    return all(wanted in (0, n) for wanted, n in zip(condition, code, strict=True))
 
 
 def group(code: Code, known: tuple[int, ...]) -> Code:

@@ -168,3 +168,24 @@ class StopWorker(Effect, frozen=True, tag="stop_worker"):
     """End the worker of this job and remove its folder."""
 
     job: str
+
+
+class Erase(Effect, frozen=True, tag="erase"):
+    """Destroy ``records`` with their keys, every version but ``current``, ``previous``, ``keep``, and leave a receipt.
+
+    ``what``: observation, condition or all; ``code`` as in ``ForgettingAsked``. ``gone`` are the versions that served
+    and had seen what is to be forgotten. ``withdraw``: what was given to the fleet, or is to be, had seen it, too; what
+    waits to be sent is deleted, and the device takes no further part in this generation. ``asked_s``: since when.
+    """
+
+    job: str
+    what: str
+    records: tuple[str, ...]
+    code: Code | None
+    gone: tuple[str, ...]
+    current: str | None
+    previous: str | None
+    probation: bool
+    keep: tuple[str, ...]
+    withdraw: bool
+    asked_s: float

@@ -375,6 +375,34 @@ class RecheckRequested(Fact, frozen=True, tag="recheck_requested"):
     by: str
 
 
+class ForgettingAsked(Fact, frozen=True, tag="forgetting_asked"):
+    """Somebody wants something forgotten: one ``observation``, one ``condition``, or ``all``.
+
+    ``records`` are those that it is about, golden ones too (of ``all``, none are named). ``code``: a training that saw
+    all of its numbers may have seen what has left the buffer since (None: only what is held is meant).
+    """
+
+    what: str
+    records: tuple[str, ...]
+    code: Code | None
+
+
+class Forgotten(Fact, frozen=True, tag="forgotten"):
+    """It is gone: the records with their keys, and the ``versions`` whose training had seen them.
+
+    ``current`` and ``previous`` are what is left to serve; ``receipt`` is the SHA-256 of the receipt.
+    """
+
+    job: str
+    what: str
+    n_records: int
+    versions: tuple[str, ...]
+    current: str | None
+    previous: str | None
+    sequence: int
+    receipt: str
+
+
 class TimePassed(Fact, frozen=True, tag="time_passed"):
     """The clock moved on and something that waits for time may be due."""
 
@@ -421,6 +449,8 @@ Event = (
     | ReportSent
     | ReportDelayed
     | RecheckRequested
+    | ForgettingAsked
+    | Forgotten
     | TimePassed
 )
 

@@ -47,6 +47,14 @@ class RollBack(Message, frozen=True, tag="roll_back"):
     """Go back to the previous version."""
 
 
+class Forget(Message, frozen=True, tag="forget"):
+    """Ask for one of these to be forgotten for good: an observation, a condition, everything."""
+
+    observation: str = ""
+    condition: dict[str, str] = {}
+    everything: bool = False
+
+
 class ReportFailure(Message, frozen=True, tag="report_failure"):
     """An app could not load or use a version."""
 
@@ -62,7 +70,7 @@ class Stop(Message, frozen=True, tag="stop"):
     """Ask the agent to end once its current effect is done; jobs resume at the next start."""
 
 
-Request = Hello | Observe | LearnNow | Offer | Recheck | RollBack | ReportFailure | GetStatus | Stop
+Request = Hello | Observe | LearnNow | Offer | Recheck | RollBack | Forget | ReportFailure | GetStatus | Stop
 
 
 class Welcome(Message, frozen=True, tag="welcome"):

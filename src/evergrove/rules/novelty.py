@@ -29,6 +29,7 @@ __all__ = [
     "Window",
     "decide",
     "draw",
+    "erase",
     "forget",
     "is_near",
     "measure",
@@ -165,6 +166,17 @@ def is_near(policy: Policy, facts: Facts) -> bool:
 def forget(state: State, records: Collection[str]) -> State:
     """The state without some records: lost, damaged, or to be forgotten."""
     return msgspec.structs.replace(state, buffer=replay.forget(state.buffer, records))
+
+
+def erase(state: State, records: Collection[str], conditions: Collection[Code]) -> State:
+    """The state without some records and without what they have left: the surprises of their ``conditions`` too.
+
+    A condition of which nothing is left was never met.
+    """
+    buffer = replay.forget(state.buffer, records)
+    parts = tuple(p for p in buffer.parts if p.n_records or p.condition not in conditions)
+    windows = tuple(w for w in state.windows if w.condition not in conditions)
+    return State(msgspec.structs.replace(buffer, parts=parts), windows, state.n_decided)
 
 
 def _capped(windows: tuple[Window, ...], condition: Code, surprise: float | None) -> tuple[tuple[Window, ...], float]:

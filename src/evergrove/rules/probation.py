@@ -108,6 +108,7 @@ def limits_of(limits: config.Lifecycle, learn: config.Learn) -> dict[str, float 
         "measure": limits.measure_s,
         "promote": limits.promote_s,
         "restore": limits.restore_s,
+        "erase": None,
         "probation": limits.probation_s,
     }
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from evergrove import __version__
-from evergrove.adapters import images
+from evergrove.adapters import images, receipts
 from evergrove.adapters.files import Files
 from evergrove.adapters.relabel import vocabulary_of
 from evergrove.adapters.release import Release
@@ -27,7 +27,7 @@ from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core import jobs
 from evergrove.core import messages as msg
-from evergrove.core.conditions import Vocabulary
+from evergrove.core.conditions import Code, Vocabulary, within
 from evergrove.core.config import Config
 from evergrove.core.errors import EvergroveError, InvalidArtefact, InvalidInput, InvalidMedia, UsageError
 from evergrove.core.rng import seed_of
@@ -37,15 +37,21 @@ from evergrove.rules.carry import renumbering, vocabulary_on
 from evergrove.runtime import workers
 from evergrove.runtime.body import Body
 from evergrove.runtime.driver import Driver
+from evergrove.runtime.eraser import Eraser, forgotten_names
 from evergrove.runtime.fleet import FOLDER, RELEASES, Connect, Fleet
 from evergrove.runtime.keeper import Keeper
 from evergrove.runtime.offload import Fogs, Offload
 from evergrove.runtime.teller import Teller
 from evergrove.tiers.device import next_due, under_way
+from evergrove.tiers.device.renumbering import renumbered
 
 CONFIG = "device.toml"
+TURNING = ("promote", "restore", "erase")
+"""Stages in which the pointer may be ahead of the log."""
 LEDGER_S_MAX = 30.0
 """For the ledger to be durable; then nothing is sent."""
+ERRAND_S = 0.02
+"""Between two looks at whether an errand has come back."""
 RETRY_S = 10.0
 """Between two tries at an order that failed, where a full disk, say, was the reason."""
 SECOND_LOOK_S = 1.0
@@ -93,13 +99,16 @@ class Agent:
         self._vocabulary: Vocabulary = vault.names() or release.manifest.vocabulary
         self._keeper = self._new_keeper()
         self._workers: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._retry_at_s = 0.0
         self._teller = Teller(config, release, self._vocabulary, past)
         self._offload = self._offload_of(release)
+        self._eraser = Eraser(root, driver.state.device, vault, versions, files, driver.purge)
         self._fleet = (
             Fleet(root, release, versions, connect, now_s, self._note_sent, files) if connect is not None else None
         )
         self._unheard: deque[ev.Event] = deque()
+        self._errand: threading.Thread | None = None
 
     # Life
 
@@ -120,7 +129,7 @@ class Agent:
         facts: list[ev.Event] = [ev.AgentStarted(__version__), *grown]
         pointer, work = self._versions.read_pointer(), self._driver.state.work
         active = pointer.current
-        switching = work is not None and work.stage in ("promote", "restore")
+        switching = work is not None and work.stage in TURNING
         if pointer.seq and self._name(self._driver.state.release) != pointer.release and not switching:
             # The way back leads to another release: it is gone by the device's own steps.
             facts.append(ev.RollbackRequested("its checks, which a file did not pass"))
@@ -158,6 +167,11 @@ class Agent:
         """Reads telemetry; whatever waits or runs is placed by it."""
         self._looked_s, self._n_looks = self._now_s(), self._n_looks + 1
         self.feed(ev.TelemetryRead(self._body.read()))
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the device understands today, by the names that its user gave."""
+        return self._vocabulary
 
     @property
     def busy(self) -> bool:
@@ -220,6 +234,8 @@ class Agent:
                 return self._ask(ev.RecheckRequested("app"))
             case msg.RollBack():
                 return self._ask(ev.RollbackRequested("app"))
+            case msg.Forget():
+                return self._ask(self._meant(request))
             case msg.ReportFailure():
                 self.feed(ev.GenerationFailed(request.adapter, request.reason[:500]))
                 return msg.Done()
@@ -273,6 +289,46 @@ class Agent:
                     raise InvalidInput(f"the observation could not be stored: {fact.reason}")
         raise AssertionError("an observation is kept, dropped or lost")
 
+    def _meant(self, request: msg.Forget) -> ev.ForgettingAsked:
+        """Which records a wish to forget is about. Raises ``UsageError`` where there is nothing to forget."""
+        if (request.observation != "") + bool(request.condition) + request.everything != 1:
+            raise UsageError("what is to be forgotten? Name one of these: an observation, a condition, everything")
+        if request.everything:
+            return ev.ForgettingAsked("all", (), None)
+        if request.condition:
+            code = self._vocabulary.encode(request.condition)
+            shown = ((entry.id, self._vocabulary.encode(entry.condition)) for entry in self._vault.entries)
+            records = tuple(record for record, its in shown if within(its, code))
+            return ev.ForgettingAsked("condition", records, code)
+        if request.observation in self._vault.ids():
+            return ev.ForgettingAsked("observation", (request.observation,), None)
+        return ev.ForgettingAsked("observation", (request.observation,), self._code_of(request.observation))
+
+    def _code_of(self, observation: str) -> Code:
+        """What an observation showed that has left the replay buffer, as long as the log tells of it.
+
+        A version may have learnt from it. Raises ``UsageError`` for one that was never kept, or is unknown.
+        """
+        found: Code | None = None
+        for fact in self._driver.past():
+            match fact:
+                case ev.ObservationKept(observation=name) if name == observation:
+                    found = fact.code
+                case ev.ReleaseActivated() if found is not None:
+                    found = renumbered(found, fact.table)
+                case ev.ObservationDropped(observation=name) if name == observation:
+                    raise UsageError(
+                        f"the observation {observation} was not kept, so nothing is to forget: {fact.reason}"
+                    )
+                case _:
+                    pass
+        if found is not None:
+            return found
+        raise UsageError(
+            f"there is no observation '{observation[:40]}' here; `observe --json` says what each is called. One that "
+            "left the replay buffer long ago is forgotten with its condition, or with everything"
+        )
+
     def _ask(self, event: ev.Event) -> msg.Done:
         """Feeds a wish; says which job it started, or why it did not start one."""
         before = self._driver.state.n_jobs
@@ -313,6 +369,9 @@ class Agent:
                 return self._fetch(order)
             case do.SendReport():
                 return self._report(order)
+            case do.Erase():
+                self._begin(order.job, self._erase(order))
+                return []
             case do.StopWorker():
                 self._end_worker(order.job)
                 return []
@@ -403,7 +462,7 @@ class Agent:
         if fleet is None:
             return [ev.UpdateDelayed(order.version, "", "the device is in no fleet")]
 
-        self._send_off(lambda: fleet.share(order, told))
+        self._errand = self._send_off(lambda: fleet.share(order, told))
         return []
 
     def _fetch(self, order: do.FetchRelease) -> list[ev.Event]:
@@ -432,9 +491,11 @@ class Agent:
 
         self._send_off(watch)
 
-    def _send_off(self, errand: Callable[[], list[ev.Event]]) -> None:
-        """Runs an errand beside the loop, in a thread that nothing waits for, not even the agent's end."""
-        threading.Thread(target=lambda: self._bring(errand()), name="evergrove-fleet", daemon=True).start()
+    def _send_off(self, errand: Callable[[], list[ev.Event]]) -> threading.Thread:
+        """Runs an errand beside the loop, in a thread that not even the agent's end waits for: only forgetting does."""
+        thread = threading.Thread(target=lambda: self._bring(errand()), name="evergrove-fleet", daemon=True)
+        thread.start()
+        return thread
 
     def _bring(self, facts: list[ev.Event]) -> None:
         """From an errand's thread into the loop."""
@@ -467,9 +528,16 @@ class Agent:
         if isinstance(order, do.FetchAssist):
             fact = await asyncio.to_thread(self._offload.fetch, order)
         else:
-            fact = await asyncio.to_thread(self._offload.hand_over, order, self._seed(order.job))
+            asked = self._loop.run_in_executor(None, self._offload.hand_over, order, self._seed(order.job))
+            asked.add_done_callback(lambda _: self._collect_late(order.job))
+            fact = await asyncio.shield(asked)
         self._workers.pop(order.job, None)
         self.feed(fact)
+
+    def _collect_late(self, job: str) -> None:
+        """A thread cannot be ended. What a fog answers to a job that is no more may be of what was forgotten."""
+        if job not in self._workers and not self._workers:
+            self._versions.collect(keep=self._teller.book.candidates)
 
     def _note_sent(self, fact: ev.BytesSent) -> None:
         """Into the ledger before anything is sent; called from the thread that will send it."""
@@ -477,6 +545,9 @@ class Agent:
 
         def note() -> None:
             try:
+                work = self._driver.state.work
+                if work is not None and work.stage == "erase":
+                    raise UsageError("something is being forgotten: nothing leaves the device until that is done")
                 self.feed(fact)
                 done.set_result(None)
             except EvergroveError as fault:
@@ -484,6 +555,23 @@ class Agent:
 
         self._loop.call_soon_threadsafe(note)
         done.result(LEDGER_S_MAX)
+
+    async def _erase(self, order: do.Erase) -> None:
+        """Forgets, once every worker and errand is gone: one that is just ending could still write."""
+        while self._ending:
+            await asyncio.wait(self._ending)
+        while self._errand is not None and self._errand.is_alive():  # it can send nothing more: see ``_note_sent``
+            await asyncio.sleep(ERRAND_S)
+        names = forgotten_names(self._vocabulary, self._release.manifest.vocabulary, order.what, order.code)
+        here, before = self._driver.state.release, self._driver.state.following.before
+        releases = self._name(here), self._name(before.release if before is not None else here)
+        fact = self._eraser.erase(order, releases, self._keeper, names, self._now_s())
+        # What was told before may name it; an agent that starts anew hears of nothing older than this either.
+        self._vocabulary = names
+        self._teller.forget(names)
+        self._workers.pop(order.job, None)
+        self.feed(fact)
+        self._driver.snapshot()
 
     async def _work(self, order: workers.Start) -> None:
         """One worker from start to outcome; whatever becomes of it is an event."""
@@ -526,6 +614,8 @@ class Agent:
         task = self._workers.pop(job, None)
         if task is not None and task is not asyncio.current_task():
             task.cancel()
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
         if not keep:
             self._remove(self._root / "jobs" / job)
             sharing = self._driver.state.sharing
@@ -534,7 +624,8 @@ class Agent:
 
     def _tidy(self) -> None:
         """Removes what a kill left: halves of writes, and folders of jobs that ended while nobody could tidy up."""
-        for place in (self._root / "cache", self._root / "assists", self._root / FOLDER):
+        for name in ("cache", "assists", FOLDER, receipts.FOLDER):
+            place = self._root / name
             self._files.sweep(place)
         self._files.sweep(self._root, of=CONFIG)
         self._tidy_releases()

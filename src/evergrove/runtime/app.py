@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from evergrove.adapters import clock
+from evergrove.adapters import clock, receipts
 from evergrove.adapters.images import to_media
+from evergrove.adapters.receipts import Receipt
 from evergrove.core import errors
 from evergrove.core import messages as msg
 from evergrove.core.conditions import Condition, Vocabulary
@@ -167,6 +168,19 @@ class LocalDevice:
         assert isinstance(reply, msg.Done)
         self.refresh()
         return reply
+
+    def forget(self, *, observation: str = "", condition: Condition | None = None, everything: bool = False) -> Receipt:
+        """Destroys one observation, all of a condition, or everything, and every version that learnt from it.
+
+        What is left is learnt anew in time. Returns the receipt, which also lies in the device's folder; killed on the
+        way, the device finishes by itself. Raises ``UsageError`` where there is no such observation,
+        ``UnknownCondition``, ``EvergroveError`` where it cannot be finished now.
+        """
+        result = self._job(msg.Forget(observation, dict(condition or {}), everything), True, None)
+        if result.verdict != "forgotten":
+            raise EvergroveError(f"not forgotten yet: {result.sentence}")
+        self.refresh()
+        return receipts.read(self.root, result.job)
 
     def refresh(self) -> None:
         """Puts a newly promoted version live now instead of within ``generate.poll_s``."""

@@ -23,6 +23,10 @@ class Log(Protocol):
     """Where a driver's events are: ``adapters.log.EventLog`` on a device, memory in the simulator."""
 
     @property
+    def first_seq(self) -> int:
+        """Number of the oldest event that is still held."""
+
+    @property
     def last_seq(self) -> int:
         """Number of the newest event; 0 for an empty log."""
 
@@ -40,6 +44,9 @@ class Log(Protocol):
 
     def compact(self, keep_newest: int) -> int:
         """Drops events that snapshots cover, except the newest; gives how many."""
+
+    def purge(self, state: bytes) -> None:
+        """Keeps nothing but the state after the newest event."""
 
 
 CASCADE_MAX = 64
@@ -89,6 +96,15 @@ class Driver:
         self._log.snapshot(self._log.last_seq, self._encoder.encode(self.state))
         self._snapshot_seq = self._log.last_seq
         self._log.compact(self._keep)
+
+    def purge(self) -> None:
+        """The log begins anew with the state of now: nothing older can be read from the disk any more."""
+        self._log.purge(self._encoder.encode(self.state))
+        self._snapshot_seq = self._log.last_seq
+
+    def past(self) -> Iterator[Event]:
+        """The events that the log still holds, oldest first."""
+        return (row.event for row in self._log.replay(self._log.first_seq - 1))
 
 
 def recover(step: Step, log: Log) -> tuple[State, int]:

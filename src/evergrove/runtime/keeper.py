@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from evergrove.adapters.vault import IndexEntry, Record, Vault, new_id
 from evergrove.core import events as ev
-from evergrove.core.conditions import Code, Vocabulary, group
+from evergrove.core.conditions import Code, Vocabulary, group, within
 from evergrove.core.errors import EvergroveError
 from evergrove.core.measures import Facts
 from evergrove.core.release import sha256_hex
@@ -80,6 +80,20 @@ class Keeper:
             condition = group(self._code(entry), self._known)
             if condition in self._index:
                 self._index[condition] = self._index[condition].retire(entry.id)
+
+    def destroy(self, records: Collection[str] | None, code: Code | None) -> None:
+        """Deletes records (None: all there are) with every key that could open a leftover of them.
+
+        What the novelty filter knew of them goes as well, and what it knew of anything that shows all of ``code``.
+        """
+        gone = set(self._vault.ids() if records is None else records)
+        self._vault.destroy(sorted(gone))
+        self._arriving = {name: one for name, one in self._arriving.items() if name not in gone}
+        for condition, index in self._index.items():
+            for record, shown in zip(index.records, index.codes, strict=True):
+                if records is None or record in gone or (code is not None and within(shown, code)):
+                    index = index.remove(record)
+            self._index[condition] = index
 
     def reconcile(self, known: set[str], pending: Mapping[str, Pending]) -> list[ev.Event]:
         """After a start: no record without its event, no event without its record."""

@@ -40,6 +40,12 @@ class Teller:
         """Another release runs from now on."""
         self._release, self.vocabulary = release, vocabulary
 
+    def forget(self, vocabulary: Vocabulary) -> None:
+        """Nothing that was said before is said again; from now on things are called as in ``vocabulary``."""
+        self.vocabulary, self.book, self.progress = vocabulary, jobbook.Book(), None
+        self._decisions.clear()
+        self._warnings.clear()
+
     def note(self, fact: ev.Event) -> None:
         """Takes in one more event."""
         self.book = jobbook.fold(self.book, fact)

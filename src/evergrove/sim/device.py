@@ -231,6 +231,8 @@ class VirtualDevice:
             case do.ConfirmVersion():
                 self._disk.probation = False
                 return []
+            case do.Erase():
+                return [self._erase(order)]
             case do.FetchAssist():
                 return self._errands.fetch(order, self._linked())
             case do.SendTrusted():
@@ -239,6 +241,21 @@ class VirtualDevice:
                 return self._errands.share(order, self._disk, self._linked())
             case _:
                 raise AssertionError(f"no way to perform {type(order).__name__}")
+
+    def _erase(self, order: do.Erase) -> ev.Forgotten:
+        """What ``runtime.eraser`` does, on this disk."""
+        assert self._driver is not None
+        disk = self._disk
+        if (disk.current, disk.previous) != (order.current, order.previous):
+            disk.sequence += 1
+        disk.current, disk.previous, disk.probation = order.current, order.previous, order.probation
+        disk.checkpoints.clear()
+        if order.withdraw:
+            self._errands.withdraw(disk)
+        self.shelf.destroy(None if order.what == "all" else order.records)
+        self._driver.purge()
+        kept = order.current, order.previous, disk.sequence
+        return ev.Forgotten(order.job, order.what, len(order.records), order.gone, *kept, "")
 
     # Workers
 

@@ -63,7 +63,7 @@ class MemoryLog:
         self._recorder = recorder
         self._power = power
         self._rows: list[tuple[float, bytes]] = []
-        self._first_seq = 1
+        self.first_seq = 1
         self._snapshot: tuple[int, bytes] | None = None
 
     def append(self, events: Sequence[ev.Event], at_s: float) -> int:
@@ -83,8 +83,8 @@ class MemoryLog:
 
     def replay(self, after_seq: int) -> Iterator[Row[ev.Event]]:
         """The events after ``after_seq``, oldest first, decoded from what was written."""
-        start = after_seq + 1 - self._first_seq
-        assert start >= 0, f"events {after_seq + 1}-{self._first_seq - 1} are gone, and no snapshot covers them"
+        start = after_seq + 1 - self.first_seq
+        assert start >= 0, f"events {after_seq + 1}-{self.first_seq - 1} are gone, and no snapshot covers them"
         for i, (at_s, payload) in enumerate(self._rows[start:]):
             yield Row(after_seq + 1 + i, at_s, ev.decode(payload))
 
@@ -99,10 +99,16 @@ class MemoryLog:
     def compact(self, keep_newest: int = 0) -> int:
         """Drops events that the snapshot covers, except the newest ``keep_newest``; returns how many."""
         floor = min(self._snapshot[0] if self._snapshot else 0, self.last_seq - keep_newest)
-        n = max(floor + 1 - self._first_seq, 0)
+        n = max(floor + 1 - self.first_seq, 0)
         del self._rows[:n]
-        self._first_seq += n
+        self.first_seq += n
         return n
+
+    def purge(self, state: bytes) -> None:
+        """Keeps nothing but the state after the newest event."""
+        self._snapshot = self.last_seq, state
+        self._rows.clear()
+        self.first_seq = self.last_seq + 1
 
     @property
     def n_bytes(self) -> int:
@@ -138,6 +144,9 @@ class Records(Protocol):
 
     def evict(self, records: Collection[str]) -> None:
         """Deletes what the reservoir gave up."""
+
+    def destroy(self, records: Collection[str] | None) -> None:
+        """Deletes records, all of them for None, so that no leftover of them can be read."""
 
     def reconcile(self, known: set[str], pending: Mapping[str, Pending]) -> list[ev.Event]:
         """After a start: no record without its event, no event without its record."""
@@ -195,6 +204,10 @@ class Shelf:
         """Deletes what the reservoir gave up."""
         for record in records:
             self._kept.pop(record, None)
+
+    def destroy(self, records: Collection[str] | None) -> None:
+        """Deletes records, all of them for None: here nothing leaves a leftover."""
+        self.evict(tuple(self._kept) if records is None else records)
 
     def reconcile(self, known: set[str], pending: Mapping[str, Pending]) -> list[ev.Event]:
         """After a start: no record without its event, no event without its record."""

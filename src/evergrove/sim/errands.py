@@ -94,6 +94,10 @@ class Errands:
         self.asked.clear()
         self._sharing = 0
 
+    def withdraw(self, disk: Disk) -> None:
+        """Something is to be forgotten: what waits is deleted, and an answer that still comes means nothing."""
+        self._sharing, disk.update, disk.fate = 0, "", None
+
     def hear(self, job: str, fact: ev.Event) -> None:
         """An answer, or a worker's outcome, is here."""
         self.asked.pop(job, None)

@@ -116,6 +116,10 @@ class Cabinet:
         """Deletes what the reservoir gave up."""
         self._keeper.evict(records)
 
+    def destroy(self, records: Collection[str] | None) -> None:
+        """Deletes records, all of them for None, with the key that could open a leftover of them."""
+        self._keeper.destroy(records, None)
+
     def reconcile(self, known: set[str], pending: Mapping[str, Pending]) -> list[ev.Event]:
         """After a start: no record without its event, no event without its record."""
         return self._keeper.reconcile(known, pending)

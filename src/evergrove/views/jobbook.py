@@ -4,6 +4,7 @@ import msgspec
 
 from evergrove.core import events as ev
 from evergrove.core.conditions import Code
+from evergrove.views.sentences import forgotten
 
 RESULTS_KEPT = 32
 
@@ -65,6 +66,8 @@ def fold(book: Book, event: ev.Event) -> Book:
             return _end(book, event.job, word, event.sentence, event.failed)
         case ev.JobFailed() | ev.JobInterrupted():
             return _end(book, event.job, "failed", event.reason)
+        case ev.Forgotten():
+            return _end(book, event.job, "forgotten", forgotten(event))
         case _:
             return book
 

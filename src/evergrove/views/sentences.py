@@ -123,10 +123,25 @@ def sentence(event: events.Event, vocabulary: Vocabulary | None = None) -> str |
             return f"asked for a golden re-check by {event.by}"
         case events.ReleaseMeasured():
             return None
+        case events.ForgettingAsked():
+            return "asked to forget " + {"all": "everything"}.get(event.what, f"one {event.what}")
+        case events.Forgotten():
+            return forgotten(event)
         case events.ObservationMeasured() | events.CandidateMeasured() | events.TelemetryRead() | events.TimePassed():
             return None
         case _:
             assert_never(event)
+
+
+def forgotten(event: events.Forgotten) -> str:
+    """What was forgotten, without a word about what it showed."""
+    n, gone = event.n_records, len(event.versions)
+    said = f"forgot {n} observation{'' if n == 1 else 's'}"
+    if gone:
+        said += (
+            f" and the {'version' if gone == 1 else f'{gone} versions'} that had learnt from what was to be forgotten"
+        )
+    return f"{said}; {version(event.current)} serves"
 
 
 def judgement(

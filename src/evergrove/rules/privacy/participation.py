@@ -10,6 +10,8 @@ import msgspec
 
 from evergrove.core.fog import Plan
 
+NO_MORE = 2**31
+"""More often than any plan allows."""
 Obstacle = Literal["another fog", "old generation", "too often", "too soon", "over"]
 """Why a device may not be in a round. Only ``too soon`` passes by waiting."""
 
@@ -53,6 +55,11 @@ def obstacle(record: Record, limits: Limits, round_: int) -> Obstacle | None:
     if record.last >= 0 and round_ - record.last < limits.separation:
         return "too soon"
     return None
+
+
+def withdrawn(record: Record) -> Record:
+    """The record of a device that wants no further part in the generation that it was last in."""
+    return msgspec.structs.replace(record, n=max(record.n, NO_MORE))
 
 
 def taken(record: Record, limits: Limits, round_: int) -> Record:

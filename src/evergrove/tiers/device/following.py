@@ -198,6 +198,7 @@ def activate(config: Config, state: State, event: ev.ReleaseActivated, now_s: fl
     version = taking.offer.version
     state = _with(state, version=version, tried=version, taking=None, trial=taking.rollout, before=former)
     state, orders = begin_probation(config, state, work, event.adapter, event.sequence, now_s)
+    state = change(state, seen=state.seen_before)  # it was carried over from what served before, not trained
     if event.adapter is None:  # nothing of its own is in it: all of that is to be learnt again
         state = change(state, learnt=(), fresh=tuple(state.codes), tried=len(state.codes))
     return state, orders

@@ -19,6 +19,7 @@ from evergrove.tiers.device.state import (
     idle,
     learnable,
     new_work,
+    seen_by_now,
     to_gain_on,
 )
 from evergrove.tiers.device.versions import may_go_back, restore
@@ -70,14 +71,16 @@ def take_offer(config: Config, state: State, event: ev.AdapterOffered, now_s: fl
         return state, busy(state)
     groups = golden_groups(state, config.gate.items_min)
     state, work = new_work(state, "offer", "measure", now_s)
-    return measure(config, state, work, now_s, learnt=to_gain_on(state, groups), source=event.source)
+    # Nobody can tell what it was made of: it may be this device's own, taken out and brought back.
+    learnt, seen = to_gain_on(state, groups), seen_by_now(state)
+    return measure(config, state, work, now_s, learnt=learnt, source=event.source, seen=seen)
 
 
 def take_candidate(config: Config, state: State, work: Work, event: ev.TrainingFinished, now_s: float) -> Result:
     """A candidate is there: to the golden set with it. What a step took here is what the next one is priced by."""
     if work.stage == "train" and event.steps > 0:
         state = change(state, step_s=max(event.seconds / event.steps, 1e-3))
-    return measure(config, state, work, now_s, candidate=event.candidate)
+    return measure(config, state, work, now_s, candidate=event.candidate, seen=seen_by_now(state))
 
 
 def stumble(config: Config, state: State, work: Work, event: ev.JobInterrupted | ev.JobFailed, now_s: float) -> Result:

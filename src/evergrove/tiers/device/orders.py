@@ -33,6 +33,8 @@ def order(work: Work, state: State) -> do.Effect | None:
             before = state.following.before
             release = before.release if before is not None else ""
             return do.ActivateVersion(state.previous, None, state.sequence + 1, probation=False, release=release)
+        case "erase":
+            return work.erase
         case stage:
             raise AssertionError(f"no order for stage {stage!r}")
 

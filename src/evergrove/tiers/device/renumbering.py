@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from evergrove.core.conditions import Code
-from evergrove.tiers.device.state import State, Work, change
+from evergrove.tiers.device.state import Seen, State, Work, change
 
 
 def renumbered(code: Code, table: Sequence[Code]) -> Code:
@@ -25,7 +25,17 @@ def renumbered_state(state: State, table: Sequence[Code]) -> State:
         return renumbered(code, table)
 
     def of_work(work: Work | None) -> Work | None:
-        return None if work is None else replace(work, learnt=tuple(sorted(map(moved, work.learnt))))
+        return (
+            None
+            if work is None
+            else replace(work, learnt=tuple(sorted(map(moved, work.learnt))), seen=of_seen(work.seen))
+        )
+
+    def of_seen(seen: Seen | None) -> Seen | None:
+        if seen is None:
+            return None
+        values = ((f, table[f][n] if n < len(table[f]) else n) for f, n in seen.values)
+        return Seen(seen.records, tuple(sorted(values)))
 
     buffer = state.keeping.buffer
     parts = tuple(replace(part, condition=moved(part.condition)) for part in buffer.parts)
@@ -38,6 +48,9 @@ def renumbered_state(state: State, table: Sequence[Code]) -> State:
         drifting=tuple(replace(watch, condition=moved(watch.condition)) for watch in state.drifting),
         learnt=tuple(sorted(map(moved, state.learnt))),
         learnt_before=tuple(sorted(map(moved, state.learnt_before))),
+        seen=of_seen(state.seen),
+        seen_before=of_seen(state.seen_before),
+        seen_shared=of_seen(state.seen_shared),
         work=of_work(state.work),
         waiting=of_work(state.waiting),
     )

@@ -14,8 +14,10 @@ from evergrove.core import events as ev
 from evergrove.core.config import Config
 from evergrove.core.rng import stream
 from evergrove.rules import retry
-from evergrove.tiers.device.state import Effects, Result, Sharing, State, change
+from evergrove.tiers.device.state import Effects, Result, Seen, Sharing, State, change
 
+_NOTHING: dict[str, object] = {"asked": "", "token": "", "sending": False, "failures": 0, "due_s": 0.0}
+"""Under way."""
 Answer = ev.UpdateCounted | ev.UpdateRefused | ev.UpdateDelayed
 
 
@@ -23,12 +25,34 @@ def ripen(config: Config, state: State, version: str | None, now_s: float) -> Re
     """A version has passed its probation: what it has learnt may go to the fleet."""
     if version is None or version == state.sharing.given:
         return state, []
-    return mind(config, _with(state, ripe=version), now_s)
+    return mind(config, _with(note_seen(state), ripe=version), now_s)
 
 
 def withdraw(state: State, bad: str | None) -> State:
     """A version that was taken back is not given any more; an update of it that was made already stays made."""
     return _with(state, ripe="") if bad is not None and bad == state.sharing.ripe else state
+
+
+def versions(state: State) -> tuple[str, ...]:
+    """The versions that updates were, or are to be, made of."""
+    sharing = state.sharing
+    return tuple(sorted({one for one in (sharing.given, sharing.ripe, sharing.asked) if one}))
+
+
+def note_seen(state: State) -> State:
+    """What serves may be given from now on: all that is shared may have seen what its training has."""
+    mine, theirs = state.seen, state.seen_shared
+    if not versions(state):
+        return change(state, seen_shared=mine)
+    if mine is None or theirs is None:
+        return change(state, seen_shared=None)
+    both = Seen(max(mine.records, theirs.records), tuple(sorted({*mine.values, *theirs.values})))
+    return change(state, seen_shared=both)
+
+
+def withdraw_all(state: State) -> State:
+    """Something that is shared is to be forgotten. No update is made of it any more, nor as a difference to it."""
+    return change(_with(state, **_NOTHING, given=None, ripe=""), seen_shared=None)
 
 
 def mind(config: Config, state: State, now_s: float) -> Result:
@@ -95,8 +119,7 @@ def _waits(config: Config, sharing: Sharing, now_s: float) -> bool:
 
 def _settled(sharing: Sharing, **changes: object) -> Sharing:
     """Nobody is on the way any more."""
-    fresh: dict[str, object] = {"asked": "", "token": "", "sending": False, "failures": 0, "due_s": 0.0}
-    return msgspec.structs.replace(sharing, **(fresh | changes))
+    return msgspec.structs.replace(sharing, **(_NOTHING | changes))
 
 
 def _with(state: State, **changes: object) -> State:

@@ -19,17 +19,40 @@ from evergrove.rules.probation import anchored
 
 Effects = list[do.Effect]
 Result = tuple["State", Effects]
+PEERS_MAX = 256
+"""Kinds of bytes and whom they went to, that are added up apart."""
+
+
+class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the training of a version has seen, or may have: no less than it did.
+
+    ``records``: the first so many of ``State.codes``, which are in the order of their arrival. ``values``: the (factor,
+    number) pairs that stood in any observation up to then, also in those that have left the buffer since.
+    """
+
+    records: int = 0
+    values: tuple[tuple[int, int], ...] = ()
+
+
+class Sent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The byte ledger's sum of one kind to one peer: sendings, and bytes."""
+
+    category: str
+    peer: str
+    n: int
+    n_bytes: int
 
 
 class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One job, waiting or under way.
 
-    ``purpose``: learn, offer (an adapter from elsewhere), probation, recheck, rollback, release or shadow (one of the
-    fleet's releases, to serve or to measure only: its name is ``source``, ``given`` what updates are counted from
-    there). ``stage``: wait, assist,
-    trusted, train, measure, promote or restore: what the driver was last asked for, ``since_s`` when. ``asked_s`` is
-    when somebody, or the schedule, wanted it; ``urgent``: a person waits for it. ``learnt`` are the groups that the
-    candidate must gain on, ``assist`` what a fog gave for it, ``tried_fogs`` the offloads that failed.
+    ``purpose``: learn, offer (an adapter from elsewhere), probation, recheck, rollback, forget, release or shadow (one
+    of the fleet's releases, to serve or to measure only: its name is ``source``, ``given`` what updates are counted
+    from there). ``stage``: wait, assist, trusted, train, measure, promote, restore or erase: what the driver was last
+    asked for, ``since_s`` when. ``asked_s`` is when somebody, or the schedule, wanted it; ``urgent``: a person waits
+    for it. ``learnt`` are the groups that the candidate must gain on, ``assist`` what a fog gave for it, ``tried_fogs``
+    the offloads that failed. ``seen`` is what the candidate's training has seen (None: unknown), ``erase`` the order of
+    a job that forgets.
     """
 
     job: str
@@ -50,6 +73,8 @@ class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     assist: str | None = None
     tried_fogs: tuple[str, ...] = ()
     given: str | None = None
+    seen: Seen | None = None
+    erase: do.Erase | None = None
 
 
 class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -148,7 +173,9 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``known`` and ``sizes`` are the numbers of values per factor of the release and of today. ``keeping`` is
     novelty's own state, ``looking`` the gate's. ``fresh`` are training records that no accepted version has learnt
     yet, ``tried`` how many of them the last attempt had already seen. ``learnt`` and ``learnt_before`` are the new
-    conditions that the active and the previous version have learnt.
+    conditions that the active and the previous version have learnt, ``seen`` and ``seen_before`` what these were
+    trained on (None: unknown, so that it may be anything), ``seen_shared`` what all that is shared was. ``sent`` sums
+    up the byte ledger, whose older lines leave the log.
     """
 
     device: str = ""
@@ -167,6 +194,9 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     previous: str | None = None
     learnt: tuple[Code, ...] = ()
     learnt_before: tuple[Code, ...] = ()
+    seen: Seen | None = None
+    seen_before: Seen | None = None
+    seen_shared: Seen | None = None
     probation: bool = False
     probation_since_s: float = 0.0
     rechecked: bool | None = None
@@ -194,6 +224,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n_kept: int = 0
     n_refused: int = 0
     dropped: dict[str, int] = {}
+    sent: tuple[Sent, ...] = ()
 
 
 def new_work(state: State, purpose: str, stage: str, now_s: float) -> tuple[State, Work]:
@@ -273,6 +304,20 @@ def learnable(state: State, items_min: int) -> tuple[str, ...]:
     return tuple(r for r in state.fresh if golden.get(group(state.codes[r], state.known), 0) >= items_min)
 
 
+def seen_by_now(state: State) -> Seen | None:
+    """What a training that ends now may have seen: all that is held to train on, and what its parent had seen.
+
+    None where that is unknown. The names that the device gave are in every adapter's header, so each of its values
+    counts as seen.
+    """
+    if state.active is not None and state.seen is None:
+        return None
+    shown = {(f, n) for code in state.codes.values() for f, n in enumerate(code) if n}
+    named = {(f, n) for f, known in enumerate(state.known) for n in range(known + 1, state.sizes[f] + 1)}
+    earlier = state.seen.values if state.seen is not None else ()
+    return Seen(len(state.codes), tuple(sorted({*earlier, *shown, *named})))
+
+
 def is_new(condition: Code, known: Code) -> bool:
     return any(n > size for n, size in zip(condition, known, strict=True))
 
@@ -286,12 +331,46 @@ def without_records(state: State, gone: Collection[str]) -> State:
     if not gone:
         return state
     tried = sum(record not in gone for record in state.fresh[: state.tried])
+    order = tuple(state.codes)
     return change(
         state,
+        seen=_left(state.seen, order, gone),
+        seen_before=_left(state.seen_before, order, gone),
+        seen_shared=_left(state.seen_shared, order, gone),
+        work=_of_less(state.work, order, gone),
+        waiting=_of_less(state.waiting, order, gone),
         codes={record: code for record, code in state.codes.items() if record not in gone},
         fresh=tuple(record for record in state.fresh if record not in gone),
         tried=tried,
     )
+
+
+def _left(seen: Seen | None, order: tuple[str, ...], gone: Collection[str]) -> Seen | None:
+    """``records`` counts what is left, as ``tried`` does."""
+    if seen is None:
+        return None
+    n = sum(record not in gone for record in order[: seen.records])
+    return seen if n == seen.records else Seen(n, seen.values)
+
+
+def _of_less(work: Work | None, order: tuple[str, ...], gone: Collection[str]) -> Work | None:
+    if work is None or work.seen is None:
+        return work
+    return msgspec.structs.replace(work, seen=_left(work.seen, order, gone))
+
+
+def count_sent(state: State, category: str, peer: str, n_bytes: int) -> State:
+    """The byte ledger's sums with one more sending. Past ``PEERS_MAX`` kinds and peers, new ones count as 'others'."""
+    found = next((s for s in state.sent if (s.category, s.peer) == (category, peer)), None)
+    if found is None and len(state.sent) >= PEERS_MAX and peer != "others":
+        return count_sent(state, category, "others", n_bytes)
+    n, total = (0, 0) if found is None else (found.n, found.n_bytes)
+    rest = (s for s in state.sent if s is not found)
+    return change(state, sent=tuple(sorted([*rest, Sent(category, peer, n + 1, total + n_bytes)], key=_named)))
+
+
+def _named(sent: Sent) -> tuple[str, str]:
+    return sent.category, sent.peer
 
 
 def change(state: State, **changes: Any) -> State:

@@ -14,9 +14,9 @@ from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core.config import Config
 from evergrove.rules.probation import elapsed
-from evergrove.tiers.device import following, judging, learning, observing, placing, sharing, versions
+from evergrove.tiers.device import following, forgetting, judging, learning, observing, placing, sharing, versions
 from evergrove.tiers.device.orders import again, order
-from evergrove.tiers.device.state import Result, State, anchor, change, of_work
+from evergrove.tiers.device.state import Result, State, anchor, change, count_sent, of_work
 
 
 def step(config: Config, state: State, event: ev.Event, now_s: float) -> Result:
@@ -109,7 +109,13 @@ def step(config: Config, state: State, event: ev.Event, now_s: float) -> Result:
             return of_work(state, event.job, lambda work: placing.do_without(config, state, work, event, now_s))
         case ev.DriftNoticed():
             return learning.mind_drift(config, state)
-        case ev.LearningDeferred() | ev.GateJudged() | ev.PlacementDecided() | ev.BytesSent():
+        case ev.ForgettingAsked():
+            return forgetting.begin(state, event, now_s)
+        case ev.Forgotten():
+            return of_work(state, event.job, lambda work: forgetting.end(state, work, event))
+        case ev.BytesSent():
+            return count_sent(state, event.category, event.peer, event.n_bytes), []
+        case ev.LearningDeferred() | ev.GateJudged() | ev.PlacementDecided():
             return state, []
         case _:
             assert_never(event)

@@ -40,6 +40,8 @@ def begin_probation(
         previous=state.active,
         active=adapter,
         learnt_before=state.learnt,
+        seen=work.seen,
+        seen_before=state.seen,
         sequence=sequence,
         probation=True,
         probation_since_s=now_s,
@@ -88,7 +90,9 @@ def may_go_back(state: State) -> bool:
 
 
 def give_way(state: State, cause: str, now_s: float) -> Result:
-    """Stops what is under way and asks for the way back."""
+    """Stops what is under way and asks for the way back. Only forgetting gives way to nothing."""
+    if state.work is not None and state.work.stage == "erase":
+        return state, busy(state)
     stop: Effects = [do.StopWorker(state.work.job)] if state.work else []
     state, orders = restore(state, state.work, cause, now_s)
     return state, [*stop, *orders]
@@ -113,6 +117,8 @@ def fall_back(state: State, event: ev.VersionRolledBack) -> Result:
         previous=None,
         learnt=state.learnt_before if event.good is not None else (),
         learnt_before=(),
+        seen=state.seen_before if event.good is not None else None,
+        seen_before=None,
         probation=False,
         errors=0,
         fresh=(*tried, *untried),
