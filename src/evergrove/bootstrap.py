@@ -49,7 +49,7 @@ from evergrove.core.errors import (
 from evergrove.runtime.agent import Agent
 from evergrove.runtime.app import LocalDevice, Studio
 from evergrove.runtime.body import LocalBody
-from evergrove.runtime.driver import Driver
+from evergrove.runtime.driver import Driver, recover
 from evergrove.runtime.fleet import FOLDER as FLEET
 from evergrove.runtime.fleet import RELEASES, ROOT, Connect, HomeFog, Ledger
 from evergrove.runtime.frame_gate import FrameGate, path_of
@@ -272,6 +272,15 @@ def enrol(root: Path, url: str, ca: bytes, token: str, releases: bytes | None, f
         finally:
             log.close()
     return str(fog_client.member(place))
+
+
+def read_state(root: Path) -> tier.State:
+    """A device's state, folded from its log; the agent may be at work meanwhile."""
+    log = EventLog(root / "log.sqlite", CODEC, read_only=True)
+    try:
+        return recover(partial(tier.step, read_config(root)), log)[0]
+    finally:
+        log.close()
 
 
 # The agent's side

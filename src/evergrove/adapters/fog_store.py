@@ -223,6 +223,13 @@ class FogStore:
         with self._database.reading() as link:
             return history.check(fog_books.lines(link), fog_books.ledger(link))
 
+    def sums_made(self) -> list[tuple[int, float]]:
+        """Bytes of every sum that was made for the cloud, and when (seconds since 1970), oldest first."""
+        s = db.SUMS.c
+        with self._database.reading() as link:
+            found = link.execute(sa.select(s.n_bytes, s.at_s).order_by(s.generation, s.number))
+            return [(n_bytes, at_s) for n_bytes, at_s in found]
+
     def events(self, after_seq: int = 0, n_max: int = 1000) -> list[tuple[int, float, FogEvent]]:
         """Facts after a number, oldest first: (number, seconds since 1970, fact)."""
         e = db.EVENTS.c

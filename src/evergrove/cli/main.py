@@ -13,6 +13,7 @@ import typer
 from evergrove import __version__
 from evergrove.cli import (
     adapters,
+    audit,
     base,
     bench,
     config,
@@ -73,6 +74,7 @@ app.command("learn", rich_help_panel=USE)(learn.learn)
 app.add_typer(up.app, name="up", rich_help_panel=USE)
 app.command("status", rich_help_panel=INSPECT)(status.status)
 app.command("rollback", rich_help_panel=INSPECT)(rollback.rollback)
+app.command("audit", rich_help_panel=INSPECT)(audit.audit)
 app.command("forget", rich_help_panel=INSPECT)(forget.forget)
 app.add_typer(golden.app, name="golden", rich_help_panel=INSPECT)
 app.add_typer(adapters.app, name="adapters", rich_help_panel=INSPECT)
