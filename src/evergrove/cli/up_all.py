@@ -25,8 +25,8 @@ def all_(
 ) -> None:
     """Run a whole grove on this machine, for trying out, until SIGTERM or Ctrl+C.
 
-    grove.toml has [cloud] folder, port; [[fog]] folder, name, releases, port, epsilon (0: no noise), settings;
-    [[device]] folder, port. Fogs read releases from the cloud's folder, and their keys are given to the cloud.
+    grove.toml has a table `cloud` (folder, port) and lists of tables `fog` (folder, name, releases, port, epsilon: 0 is
+    no noise, settings) and `device` (folder, port). Fogs read releases from the cloud's folder, and their keys are given to the cloud.
 
     Example: evergrove up all ~/grove
     """
