@@ -26,7 +26,8 @@ def all_(
     """Run a whole grove on this machine, for trying out, until SIGTERM or Ctrl+C.
 
     grove.toml has a table `cloud` (folder, port) and lists of tables `fog` (folder, name, releases, port, epsilon: 0 is
-    no noise, settings) and `device` (folder, port). Fogs read releases from the cloud's folder, and their keys are given to the cloud.
+    no noise, settings) and `device` (folder, port). Fogs read releases from the cloud's folder, and their keys are
+    given to the cloud.
 
     Example: evergrove up all ~/grove
     """
