@@ -12,6 +12,7 @@ from evergrove.adapters.release import Release, open_release
 from evergrove.adapters.release_write import grow
 from evergrove.adapters.tuf_keys import new_signers
 from evergrove.adapters.tuf_repository import Repository
+from evergrove.bench.kills_life import _pictures
 from evergrove.bench.measure import rss_mb
 from evergrove.bootstrap import Device, enrol, make_device, read_log
 from evergrove.core import events as ev
@@ -146,6 +147,39 @@ def test_a_device_takes_a_release_while_it_is_in_use_and_goes_back(
     with Device.open(home) as again:  # after a start, with no network
         assert again.generate({"emotion": "happy"}, seed=1).version is None
         again.close(stop_agent=True)
+
+
+def test_what_a_device_has_learnt_goes_along_to_the_release(
+    line: Line, cloud: Cloud, home: Path, grown: Release
+) -> None:
+    """A word of its own, learnt and sent; then the release that knows love: the device draws both, and counts on."""
+    version = grown.manifest.version
+    with Device.open(home, flags={"learn.steps": "60", "novelty.golden_every": "3", "gate.items_min": "2"}) as device:
+        for picture in _pictures()[:24]:
+            device.observe(picture, {"emotion": "auntie"})
+        assert device.learn().verdict == "accepted"
+        until(device, has(ev.UpdateCounted))
+        own = device.status().active
+        cloud.publish(grown, version)
+        cloud.direct(grown, version)
+        events = until(device, lambda found: sum(isinstance(event, ev.ProbationPassed) for event in found) == 2)
+        (taken,) = (event for event in events if isinstance(event, ev.ReleaseActivated))
+        n = TINY.manifest.vocabulary.sizes[0]
+        assert taken.table[0] == (*range(n + 1), n + 2)
+        assert taken.adapter not in (None, own)
+        deadline_s = time.monotonic() + 20
+        while time.monotonic() < deadline_s and device.generate({"emotion": "auntie"}, seed=1).version != taken.adapter:
+            time.sleep(0.1)
+        for emotion in ("auntie", "love", "happy"):
+            assert device.generate({"emotion": emotion}, seed=1).version == taken.adapter
+        assert device.vocabulary.factors[0].values[-2:] == ("love", "auntie")
+        assert line.store.state().n_updates == 1  # what was sent before is not sent again
+        device.rollback()
+        until(device, has(ev.VersionRolledBack))
+        while time.monotonic() < deadline_s + 20 and device.generate({"emotion": "auntie"}, seed=1).version != own:
+            time.sleep(0.1)
+        assert device.generate({"emotion": "auntie"}, seed=1).version == own
+        device.close(stop_agent=True)
 
 
 def test_only_the_devices_whose_turn_it_is_take_it_and_in_the_shadow_they_only_measure(
