@@ -58,17 +58,15 @@ def say(line: socket.socket, words: bytes) -> bytes:
 
 
 def test_a_cable_passes_on_counts_breaks_and_is_whole_again(echo):
-    """While cut, a line that was open ends and a new one gets nothing; afterwards new ones get through."""
+    """While cut, a line that was open ends and a new one is refused; afterwards new ones get through."""
     with Cable(echo) as cable:
         line = socket.create_connection(("127.0.0.1", cable.port))
         assert say(line, b"hello") == b"hello"
         cable.cut()
         line.settimeout(5.0)
         assert line.recv(10) == b""
-        with socket.create_connection(("127.0.0.1", cable.port)) as refused:
-            refused.settimeout(5.0)
-            assert refused.recv(10) == b""
-        assert cable.n_refused == 1
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", cable.port))
         cable.mend()
         with socket.create_connection(("127.0.0.1", cable.port)) as again:
             assert say(again, b"x" * 100_000) == b"x" * 100_000

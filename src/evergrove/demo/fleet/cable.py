@@ -1,6 +1,6 @@
 """The line between fogs and cloud as something that can be cut: passes TCP on, counts the bytes, knows no content.
 
-What goes through is TLS from one end to the other. ``cut`` breaks every connection and refuses new ones until ``mend``.
+What goes through is TLS from one end to the other. ``cut`` breaks every connection, and nobody listens until ``mend``.
 """
 
 import contextlib
@@ -20,49 +20,60 @@ class Cable:
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self._there = (host, port)
+        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self.n_up = self.n_down = 0
         self._listener = socket.create_server((host, 0), backlog=16)
         self.port: int = self._listener.getsockname()[1]
-        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
-        self._lock, self._ended, self._whole = threading.Lock(), threading.Event(), True
-        self.n_up = self.n_down = self.n_refused = 0
-        self._thread = threading.Thread(target=self._accept, name="cable", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._listen()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
         self._ended.set()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._break()
-        self._thread.join(5.0)
+        self.cut()
 
     def cut(self) -> None:
-        """From now on nothing gets through."""
-        self._whole = False
-        self._break()
+        """From now on nothing gets through: what is open breaks, what is new is refused, as by a machine that is off.
+
+        A line that is taken and then closed would be worse than a cut one: in the middle of a TLS handshake, a stock
+        SuperNode takes that for the end of the world and never comes back.
+        """
+        self._close(self._listener)
+        with self._lock:
+            pairs = list(self._pairs)
+        for pair in pairs:
+            for end in pair:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
 
     def mend(self) -> None:
         """New connections get through again."""
-        self._whole = True
+        self._listener = socket.create_server((self._there[0], self.port), backlog=16)
+        self._listen()
 
-    def _accept(self) -> None:
+    def _listen(self) -> None:
+        threading.Thread(target=self._accept, args=(self._listener,), name="cable", daemon=True).start()
+
+    def _accept(self, listener: socket.socket) -> None:
         while not self._ended.is_set():
             try:
-                near, _ = self._listener.accept()
+                near, _ = listener.accept()
             except OSError:
                 return
-            if not self._whole or len(self._pairs) >= CONNECTIONS_MAX:
-                self.n_refused += 1
-                near.close()
-                continue
             try:
                 far = socket.create_connection(self._there, timeout=5.0)
             except OSError:
                 near.close()
                 continue
+            with self._lock:
+                full = len(self._pairs) >= CONNECTIONS_MAX
+            if full or listener.fileno() < 0:  # cut meanwhile
+                near.close()
+                far.close()
+                continue
+            far.settimeout(None)
             threading.Thread(target=self._pass, args=(near, far), name="cable-pair", daemon=True).start()
 
     def _pass(self, near: socket.socket, far: socket.socket) -> None:
@@ -79,11 +90,11 @@ class Cable:
                         data = key.fileobj.recv(CHUNK_BYTES)  # type: ignore[union-attr]
                         if not data:
                             return
-                        key.data.sendall(data)
                         if key.fileobj is near:
                             self.n_up += len(data)
                         else:
                             self.n_down += len(data)
+                        key.data.sendall(data)
         except (OSError, ValueError):  # the cut closed them under our hands
             return
         finally:
@@ -92,10 +103,8 @@ class Cable:
             for end in pair:
                 end.close()
 
-    def _break(self) -> None:
-        with self._lock:
-            pairs = list(self._pairs)
-        for pair in pairs:
-            for end in pair:
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
+    @staticmethod
+    def _close(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()

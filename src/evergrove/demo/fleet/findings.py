@@ -64,7 +64,6 @@ class Fault:
     what: str
     from_s: float
     to_s: float
-    note: str = ""
 
 
 @dataclass

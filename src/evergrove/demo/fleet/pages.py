@@ -138,10 +138,7 @@ def _broken(found: Findings) -> Section:
     series = {during: [f.latency_ms for f in found.frames if f.during == during] for during in _phases(found)}
     series = {during: values for during, values in series.items() if values}
     tiles = report.facts(
-        [
-            (f"{one.what}{f' ({one.note})' if one.note else ''}", f"{one.to_s - one.from_s:.0f} s")
-            for one in found.faults
-        ]
+        [(one.what, f"{one.to_s - one.from_s:.0f} s") for one in found.faults]
         + [("pictures failed, of all that were asked for", str(len(found.frame_faults)))]
     )
     return Section(

@@ -49,7 +49,6 @@ class Trouble:
     def _mend(self, now_s: float) -> None:
         self._tree.cable.mend()
         self._whole_s, self._screen.during = now_s, "learning"
-        refused = self._tree.cable.n_refused
-        self._found.note(f"the line is whole again; {refused} tries to get through came to nothing")
-        self._found.faults.append(Fault("the cloud is cut off", self._cut_s, now_s, f"{refused} tries refused"))
+        self._found.note("the line is whole again")
+        self._found.faults.append(Fault("the cloud is cut off", self._cut_s, now_s))
         self._narrator.tell(f"the line is whole again after {now_s - self._cut_s:.0f} s")
