@@ -83,14 +83,14 @@ class Follower:
         layout = params.layout_of(manifest, base, basis)
         plan = plan_of(layout, self._admitted((), layout), self._gathering)
         self._service.open(plan, layout)
-        log.warning("generation %d is open, for %d releases", plan.generation, len(plan.releases))
+        log.warning("generation %d is open; releases that it gathers for: %d", plan.generation, len(plan.releases))
 
     def _add(self, plan: Plan) -> None:
         layout = self._service.layout(plan.generation)
         releases = self._admitted(plan.releases, layout)
         if releases != plan.releases:
             self._service.open(msgspec.structs.replace(plan, releases=releases), layout)
-            log.warning("generation %d gathers for %d releases now", plan.generation, len(releases))
+            log.warning("generation %d: releases that it gathers for now: %d", plan.generation, len(releases))
 
     def _admitted(self, known: Sequence[str], layout: params.Layout) -> tuple[str, ...]:
         """These and what is signed of the same layout."""
