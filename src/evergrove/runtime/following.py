@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from evergrove.adapters.files import Files, read_bounded
-from evergrove.adapters.tuf_client import ReleaseClient, Survey, from_folder
+from evergrove.adapters.tuf_client import ReleaseClient, Survey, check_root, from_folder
 from evergrove.adapters.tuf_metadata import METADATA_BYTES_MAX
 from evergrove.core.errors import EvergroveError, UsageError
 from evergrove.core.fog import Plan
@@ -113,7 +113,7 @@ def client_of(folder: Path, repository: Path, root: Path | None, files: Files) -
     """What reads the repository for a fog that keeps what it trusts in ``folder``; None while it has no root.
 
     ``root`` None: the repository's first is believed, and pinned; nobody vouches for it, so that is said. Raises
-    ``UsageError`` where another root than the given one is pinned, or it cannot be read.
+    ``UsageError`` where another root than the given one is pinned, or there is none, ``InvalidArtefact`` for no root.
     """
     pin = folder / ROOT
     if root is not None:
@@ -149,9 +149,11 @@ def passed_over(plan: Plan | None, layout: params.Layout, names: Sequence[str]) 
 
 def _given(root: Path) -> bytes:
     try:
-        return read_bounded(root, METADATA_BYTES_MAX)
+        data = read_bounded(root, METADATA_BYTES_MAX)
     except FileNotFoundError as fault:
         raise UsageError(f"there is no '{root}': --root names the root.json that the cloud gave") from fault
+    check_root(data)
+    return data
 
 
 def _pin(pin: Path, root: bytes, files: Files) -> None:
