@@ -248,9 +248,10 @@ def life(folder: Path, cloud: Cloud, n: int) -> bool:
         left = [n]
 
         def hook(event: str, arguments: tuple[object, ...]) -> None:
-            left[0] -= event in TOUCHES
-            if left[0] < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if event in TOUCHES:
+                left[0] -= 1
+                if left[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(hook)
         with contextlib.suppress(BaseException):

@@ -67,7 +67,7 @@ def planted(home: Path) -> dict[str, int]:
 
 
 def test_a_grove_from_one_file_starts_serves_and_ends(tmp_path: Path) -> None:
-    """All answer; the fog gathers for the release that it found in the cloud's repository; SIGTERM ends every process."""
+    """All answer; the fog gathers for the release that it found in the cloud's repository; SIGTERM ends all of it."""
     ports = planted(tmp_path)
     command = [sys.executable, "-m", "evergrove.cli.main", "up", "all", str(tmp_path), "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
