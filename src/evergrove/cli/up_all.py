@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from evergrove.runtime.supervisor import Program
 
 FILE, FILE_BYTES_MAX = "grove.toml", 1 << 20
+READY_S, GRACE_S = 180.0, 30.0
+"""Flower's programs take long to start on a small machine; cloud and fogs end programs of their own first."""
 
 
 def all_(
@@ -35,7 +37,7 @@ def all_(
 
     from evergrove.adapters.files import read_bounded
     from evergrove.core import grove as groves
-    from evergrove.runtime.supervisor import Supervisor
+    from evergrove.runtime.supervisor import Patience, Supervisor
 
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s", level=logging.WARNING)
     path = (place / FILE if place.is_dir() else place).expanduser().absolute()
@@ -44,7 +46,7 @@ def all_(
     except FileNotFoundError as fault:
         raise UsageError(f"there is no '{path}': it names the folders of cloud, fogs and devices") from fault
     grove, logs = groves.load(text, str(path)), path.parent / "logs"
-    keeper = Supervisor(programs(grove, path.parent), logs)
+    keeper = Supervisor(programs(grove, path.parent), logs, Patience(ready_s=READY_S, grace_s=GRACE_S))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: keeper.stop())
     facts = {
@@ -62,7 +64,7 @@ def programs(grove: "Grove", home: Path) -> "list[Program]":
     from evergrove.adapters.files import Files
     from evergrove.adapters.tuf_repository import Repository
     from evergrove.cli.common import find_device
-    from evergrove.runtime import flower
+    from evergrove.runtime import flower, following
     from evergrove.runtime.supervisor import Program, answers
     from evergrove.runtime.workers import environment
 
@@ -89,7 +91,8 @@ def programs(grove: "Grove", home: Path) -> "list[Program]":
         made.append(
             run(
                 f"fog-{fog.name}", fog.port, "fog", folder, "--name", fog.name, *releases, *noise, *settings,
-                "--releases", cloud / "repository", "--authority", authority,
+                "--releases", cloud / "repository", "--root", cloud / "repository" / following.FIRST_ROOT,
+                "--authority", authority,
                 "--cloud", f"127.0.0.1:{grove.cloud.port}",
             )
         )  # fmt: skip

@@ -21,7 +21,10 @@ class GroveCloud(Section, frozen=True):
 
 
 class GroveFog(Section, frozen=True):
-    """``[[fog]]``: ``releases`` to gather for, ``epsilon`` (0: no noise), ``settings`` as ``--set`` takes them."""
+    """``[[fog]]``: ``epsilon`` (0: no noise), ``settings`` as ``--set`` takes them.
+
+    ``releases`` to gather for beside those in the cloud's repository.
+    """
 
     folder: str
     name: str
