@@ -79,9 +79,9 @@ def _chapters(
 
 
 FULL = Script(
-    "avatars", steps=120, n_judged=8, n_known=48, n_golden=40, bars=Bars(), chapters=_chapters(170, 60, 90, 60, 30)
+    "avatars", steps=160, n_judged=8, n_known=48, n_golden=40, bars=Bars(), chapters=_chapters(230, 50, 70, 50, 30)
 )
 QUICK = Script(
     "tiny", steps=200, n_judged=6, n_known=12, n_golden=10, clip=20.0, norm_max=30.0, rate=2.5, cut_s=8.0, away_s=4.0,
-    bars=Bars(own=0.5, unseen=0.5, unseen_least=0.0), chapters=_chapters(60, 25, 30, 20, 5),
+    bars=Bars(own=0.5, unseen=0.5, unseen_least=0.0), chapters=_chapters(70, 30, 20, 12, 5),
 )  # fmt: skip
