@@ -8,7 +8,8 @@ from evergrove.core import events as ev
 from evergrove.core.config import Fleet, Learn
 from evergrove.core.measures import Comparison
 from evergrove.tiers.device import State, step, under_way
-from evergrove.tiers.device.state import Seen, Sharing
+from evergrove.tiers.device.renumbering import renumbered_state
+from evergrove.tiers.device.state import Former, Seen, Sharing
 
 from .test_device import CONFIG, FAR, LOVE, LOVE_GROUP, born, measured, promoted, run, seen, training
 
@@ -253,3 +254,44 @@ def test_the_byte_ledger_adds_up_by_kind_and_peer() -> None:
         state, _ = step(CONFIG, state, ev.BytesSent("update", 1, f"peer {i}"), 1.0)
     assert len(state.sent) == 257
     assert sum(s.n_bytes for s in state.sent) == 507
+
+
+def on_another_release(state: State, active: str | None) -> State:
+    """The fleet's release has come: what served before is of another one, to which the device may go back."""
+    before = Former("r", state.known, state.teacher, 0)
+    following = msgspec.structs.replace(state.following, version=1, before=before, trial="r1")
+    new = {"previous": state.active, "seen_before": state.seen, "learnt_before": state.learnt, "release": "r2"}
+    return msgspec.structs.replace(state, active=active, following=following, work=None, probation=True, **new)  # type: ignore[arg-type]
+
+
+def test_versions_of_two_releases_never_slide_into_one_another() -> None:
+    """c9 carries what c1 learnt to another release. Both go; what is left is that release alone, still on probation."""
+    state = on_another_release(promoted(), "c9")
+    order = asked(state, FIRST[0])
+    assert (order.gone, order.current, order.previous, order.probation) == (("c9", "c1"), None, None, True)
+    after = forgotten(state, FIRST[0])
+    assert (after.active, after.previous, after.probation, after.release) == (None, None, True, "r2")
+    assert after.following.before is not None
+    assert after.fresh == FIRST[1:]
+
+
+def test_a_release_alone_that_serves_stays_and_what_was_before_it_goes() -> None:
+    """Nothing of the device is in it; the version that it could go back to has seen what is forgotten."""
+    state = on_another_release(promoted(), None)
+    order = asked(state, FIRST[0])
+    assert (order.gone, order.current, order.previous, order.probation) == (("c1",), None, None, True)
+    after = forgotten(state, FIRST[0])
+    assert (after.active, after.previous, after.learnt) == (None, None, state.learnt)
+
+
+def test_what_was_seen_is_renumbered_with_the_release() -> None:
+    """Love was value 3; the release brings a third value of its own, and love becomes 4."""
+    state = promoted()
+    assert state.seen is not None
+    assert (0, 3) in state.seen.values
+    moved = renumbered_state(state, ((0, 1, 2, 4), (0, 1, 2)))
+    assert moved.seen is not None
+    assert (0, 4) in moved.seen.values
+    assert (0, 3) not in moved.seen.values
+    assert asked(moved, what="condition", code=(4, 0)).gone == ("c1",)
+    assert asked(moved, what="condition", code=(3, 0)).gone == ()
