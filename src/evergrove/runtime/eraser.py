@@ -52,7 +52,9 @@ class Eraser:
         for name in WORKPLACES:
             self._files.remove_tree(self._root / name)
         self._empty(self._root / PRINTED)
-        # 3. Names, records, and the key that could open a leftover of either.
+        # 3. Records, then the names that they are numbered by, then the key that could open a leftover of either.
+        for record in list(self._vault.ids()) if order.what == "all" else order.records:
+            self._vault.evict(record)
         self._vault.settle_names(-1)  # what was prepared for a release is prepared anew
         if self._vault.names() is not None:  # there are two copies: a kill may have come between them
             self._vault.save_names(vocabulary)
