@@ -66,8 +66,8 @@ def test_a_clip_that_does_not_clip_is_caught(monkeypatch: pytest.MonkeyPatch) ->
     from evergrove.rules import aggregate
 
     monkeypatch.setattr(aggregate, "clip_factor", lambda norm, clip: 1.0)
-    plan = plan_for(4.0, DELTA, 40, 4, 5)
-    assert attack(plan, Budget(DELTA, 4.0, None), 2000, seeded(0), QUICK).bound > 4.0
+    plan = plan_for(2.0, DELTA, 40, 4, 5)
+    assert attack(plan, Budget(DELTA, 2.0, None), 4000, seeded(0), QUICK).bound > 2.0
 
 
 def test_few_canaries_cannot_refute_a_large_claim_and_say_so() -> None:
