@@ -195,6 +195,17 @@ def test_every_missed_bar_is_named_on_its_line(path, value, line, words):
     assert words in claims[line].text
 
 
+def test_a_quick_run_does_not_claim_what_its_gates_turned_down():
+    """On the tiny release nobody may take it; the line says so, and does not fail."""
+    numbers = copy.deepcopy(GOOD)
+    numbers["bars"] |= {"all_take": False, "unseen": 0.0, "unseen_least": 0.0}
+    numbers["release"]["taken_by"] = 1
+    numbers["means"]["after"]["unseen"] = 0.0
+    claim = verdict.claims(numbers)[1]
+    assert claim.holds
+    assert claim.text.startswith("A release came back to every device, and 5 of 6 turned it down by their own gates")
+
+
 def test_both_scripts_tell_the_same_story():
     """The same chapters; the quick one is shorter throughout, and asks for less."""
     assert [title for title, _ in QUICK.chapters] == [title for title, _ in FULL.chapters]

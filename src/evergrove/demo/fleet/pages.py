@@ -42,7 +42,10 @@ def write_report(found: Findings, numbers: dict[str, Any], claims: Sequence[repo
         _intruders(found), _gates(found), _noise(found, numbers), _timeline(found),
     ]  # fmt: skip
     held = all(claim.holds for claim in claims)
+    n, taken = len(numbers["devices"]), numbers["release"]["taken_by"]
     title = "Six devices learn apart, and each can do what the others learnt"
+    if taken < n:
+        title = f"Six devices learn apart, and {taken} of {n} took what came of it"
     path = found.folder / "report.html"
     page = report.page(title if held else f"{title}: some of it did not hold", lead, claims, sections)
     path.write_text(page, encoding="utf-8")

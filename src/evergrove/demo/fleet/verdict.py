@@ -125,12 +125,17 @@ def _together(numbers: Metrics, bars: Bars) -> Claim:
             (after[key] >= getattr(bars, key), f"{key} {after[key]:.2f} < {getattr(bars, key):.2f}")
             for key in ("own", "unseen", "unseen_least", "old", "look")
         ),
-        (taken == n, f"{taken} of {n} devices took the release"),
+        (taken == n or not bars.all_take, f"{taken} of {n} devices took the release"),
+    )
+    head = (
+        f"After one release every device draws {' and '.join(NEW)}"
+        if taken == n
+        else f"A release came back to every device, and {n - taken} of {n} turned it down by their own gates"
     )
     words = (
-        f"After one release every device draws {' and '.join(NEW)}: {after['unseen']:.0%} of what it never saw is "
-        f"right (the worst device {after['unseen_least']:.0%}), {after['own']:.0%} of its own, {after['old']:.0%} of "
-        f"what all knew; {after['look']:.0%} show whom it was asked for"
+        f"{head}: {after['unseen']:.0%} of what it never saw is right (the worst device {after['unseen_least']:.0%}), "
+        f"{after['own']:.0%} of its own, {after['old']:.0%} of what all knew; {after['look']:.0%} show whom it was "
+        "asked for"
     )
     return _claim(words, missed)
 
