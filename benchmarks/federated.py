@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from evergrove.bench import json_lines
 from evergrove.bench.federated import lines, plan, tables
 from evergrove.bench.federated.arms import Arm, opened, run
 from evergrove.bench.federated.fleet import atlases, open_atlas
@@ -51,7 +52,7 @@ def run_all(jobs: Sequence[Job], out: Path, device: str, pool: ProcessPoolExecut
             print(f"{futures[future].name}: {type(fault).__name__}: {fault}", file=sys.stderr, flush=True)
             continue
         line = future.result()
-        lines.append(out, line)
+        json_lines.append(out, line)
         seen = "" if line.reading is None else f" right {line.reading.right:.3f} kept {line.reading.kept:.3f}"
         told = f"{line.arm}, seed {line.seed}:{seen} loss {line.loss:.5f} ({line.seconds:.0f} s)"
         print(told, file=sys.stderr, flush=True)

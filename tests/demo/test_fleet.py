@@ -141,7 +141,7 @@ GOOD = {
         "alone": {"own": 0.99, "unseen": 0.01},
         "after": {"own": 0.97, "unseen": 0.93, "unseen_least": 0.75, "old": 0.98, "look": 0.96},
     },
-    "release": {"taken_by": 6},
+    "release": {"version": 2, "taken_by": 6},
     "frames": {"pictures": 900, "failed": 0, "slowest_ms": 80.0},
     "faults": [
         {"what": "fog north is dead", "seconds": 9.0, "pictures": 30, "slowest_ms": 60.0},
@@ -204,6 +204,10 @@ def test_a_quick_run_does_not_claim_what_its_gates_turned_down():
     claim = verdict.claims(numbers)[1]
     assert claim.holds
     assert claim.text.startswith("A release came back to every device, and 5 of 6 turned it down by their own gates")
+    numbers["release"] |= {"taken_by": 0, "version": 0}
+    assert verdict.claims(numbers)[1].text.startswith("The fleet's gate refused what came of the six")
+    numbers["bars"]["all_take"] = True
+    assert not verdict.claims(numbers)[1].holds
 
 
 def test_both_scripts_tell_the_same_story():

@@ -9,8 +9,9 @@ from evergrove.core.config import Config, Fleet, Gate, Learn, Placement
 from evergrove.core.measures import Choice, Comparison
 from evergrove.core.rollout import FULL, Directive, place
 from evergrove.rules import gate
+from evergrove.rules.carry import renumbered
 from evergrove.tiers.device import State, step
-from evergrove.tiers.device.renumbering import renumbered, renumbered_state
+from evergrove.tiers.device.renumbering import renumbered_state
 from evergrove.tiers.device.state import Following, Former, Sharing, Word
 
 CONFIG = Config(

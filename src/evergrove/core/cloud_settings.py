@@ -62,7 +62,7 @@ class Consolidation(Section, frozen=True):
 class FleetGate(Section, frozen=True):
     """Margins of the fleet's golden gate, in units of what a condition is worth (ADR 0005)."""
 
-    delta: Positive = 0.2
+    delta: Positive = 0.15
     """Harm of a candidate on what the base knows, against the release before."""
     cumulative: Positive = 0.30
     """The same against the first release of the generation."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,16 @@ from evergrove.core import config, events
 from evergrove.core.errors import EvergroveError
 
 LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the command line prints: ``metrics`` as in metrics.json, ``verdict`` lines, whether every bar holds."""
+
+    metrics: dict[str, object]
+    verdict: tuple[str, ...]
+    ok: bool
+    folder: Path
 
 
 def new_run(runs: Path, name: str) -> Path:

@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,17 +44,7 @@ PICTURES, N_PICTURES = "demo.npz", 520
 """Real pictures of the new emotions; those after the first 520 are looks for tests, which no device is ever shown."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What the command line prints: ``metrics`` as in metrics.json, four ``verdict`` lines, whether every bar holds."""
-
-    metrics: dict[str, object]
-    verdict: tuple[str, ...]
-    ok: bool
-    folder: Path
-
-
-def tell(quick: bool, runs: Path, seed: int) -> Outcome:
+def tell(quick: bool, runs: Path, seed: int) -> record.Outcome:
     """The whole story; see ``evergrove.demo.run``."""
     script = QUICK if quick else FULL
     narrator = Narrator(script.chapters)
@@ -306,7 +295,7 @@ def _time_pictures(device: Device, found: Findings) -> list[float]:
     return [device.generate(condition).latency_ms for _ in range(found.script.n_pictures)]
 
 
-def _finish(found: Findings, configs: dict[str, Config], narrator: Narrator) -> Outcome:
+def _finish(found: Findings, configs: dict[str, Config], narrator: Narrator) -> record.Outcome:
     """Numbers, verdict, pictures and the report; the folder is complete when this returns."""
     numbers = verdict.metrics(found)
     claims = verdict.claims(numbers)
@@ -323,4 +312,4 @@ def _finish(found: Findings, configs: dict[str, Config], narrator: Narrator) -> 
     record.point_latest(folder)
     narrator.tell(f"{path}")
     lines = tuple(f"{'✓' if claim.holds else '✗'} {claim.text}" for claim in claims)
-    return Outcome(numbers, lines, bool(numbers["ok"]), folder)
+    return record.Outcome(numbers, lines, bool(numbers["ok"]), folder)

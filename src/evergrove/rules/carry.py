@@ -82,8 +82,8 @@ def renumbering(before: Vocabulary, after: Vocabulary) -> tuple[Code, ...]:
 
 
 def renumbered(code: Code, table: Sequence[Code]) -> Code:
-    """A condition's numbers by a ``renumbering``."""
-    return tuple(numbers[n] for n, numbers in zip(code, table, strict=True))
+    """A condition's numbers by a ``renumbering``; a value that the table does not hold keeps its own."""
+    return tuple(numbers[n] if n < len(numbers) else n for n, numbers in zip(code, table, strict=True))
 
 
 # ---- within a generation: exact --------------------------------------------------------------------------------------

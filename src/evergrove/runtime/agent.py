@@ -33,7 +33,7 @@ from evergrove.core.errors import EvergroveError, InvalidArtefact, InvalidInput,
 from evergrove.core.rng import seed_of
 from evergrove.core.rollout import Directive
 from evergrove.rules import features
-from evergrove.rules.carry import renumbering, vocabulary_on
+from evergrove.rules.carry import renumbered, renumbering, vocabulary_on
 from evergrove.runtime import workers
 from evergrove.runtime.body import Body
 from evergrove.runtime.driver import Driver
@@ -43,7 +43,6 @@ from evergrove.runtime.keeper import Keeper
 from evergrove.runtime.offload import Fogs, Offload
 from evergrove.runtime.teller import Teller
 from evergrove.tiers.device import next_due, under_way
-from evergrove.tiers.device.renumbering import renumbered
 
 CONFIG = "device.toml"
 TURNING = ("promote", "restore", "erase")

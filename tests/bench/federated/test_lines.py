@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from evergrove.bench import json_lines
 from evergrove.bench.federated import lines, plan, tables
 from evergrove.bench.federated.lines import Line
 from evergrove.bench.federated.reading import Reading
@@ -20,15 +21,18 @@ def line(group: str, arm: str, right: float, **more: Any) -> Line:
 
 
 def test_lines_come_back_and_a_cut_last_one_does_not(tmp_path: Path) -> None:
-    """Two lines, a kill in the third: two are read; damage further up is named with its line."""
+    """Two lines, a kill in the third: two are read, and a race goes on; damage further up is named with its line."""
     path = tmp_path / "lines.jsonl"
     first, second = line("quality", "fleet n=20", 0.5), line("quality", "central n=20", 0.8)
-    lines.append(path, first)
-    lines.append(path, second)
+    json_lines.append(path, first)
+    json_lines.append(path, second)
     with path.open("ab") as file:
         file.write(msgspec.json.encode(first)[:50])
     assert lines.read(path) == {first.key: first, second.key: second}
-    lines.append(path, second)  # on a line of its own, after the damaged one
+    third = line("quality", "fleet n=100", 0.7)
+    json_lines.append(path, third)  # in the place of what was cut short
+    assert lines.read(path) == {first.key: first, second.key: second, third.key: third}
+    path.write_bytes(path.read_bytes().replace(b'"fleet n=100"', b'"fleet n=100', 1))
     with pytest.raises(CorruptState, match="line 3"):
         lines.read(path)
     assert lines.read(tmp_path / "none") == {}

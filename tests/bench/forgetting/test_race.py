@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from evergrove.bench import json_lines
 from evergrove.bench.forgetting import lines, plan, race, summary, tables
 from evergrove.bench.forgetting.lines import Line
 from evergrove.bench.forgetting.page import page
@@ -121,11 +122,11 @@ def test_a_race_goes_on_where_it_stopped(
 def test_a_line_cut_short_is_run_again(raced: dict[str, Line], tmp_path: Path) -> None:
     """A kill while writing costs one line; damage in the middle is named."""
     path = tmp_path / "lines.jsonl"
-    lines.append(path, raced["naive"])
+    json_lines.append(path, raced["naive"])
     with path.open("ab") as file:
         file.write(b'{"stream": "S1", "stra')
     assert set(lines.read(path)) == {("S1", "naive", 0)}
-    lines.append(path, raced["joint"])
+    json_lines.append(path, raced["joint"])
     assert set(lines.read(path)) == {("S1", "naive", 0), ("S1", "joint", 0)}
     path.write_bytes(b"nonsense\n" + path.read_bytes())
     with pytest.raises(CorruptState, match="line 1"):

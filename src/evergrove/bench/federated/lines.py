@@ -1,13 +1,12 @@
 """Results as JSON lines, one for each (arm, seed), appended when done; what stands there is not run again."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from evergrove.bench import json_lines
 from evergrove.bench.federated.reading import Reading
-from evergrove.core.errors import CorruptState
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -53,32 +52,5 @@ class Line(msgspec.Struct, frozen=True):
 
 
 def read(path: Path) -> dict[tuple[str, int], Line]:
-    """All lines by their keys; a last line that a kill has cut short is passed over.
-
-    Raises ``CorruptState`` that names the line for any other damage.
-    """
-    if not path.exists():
-        return {}
-    found: dict[tuple[str, int], Line] = {}
-    rows = path.read_bytes().split(b"\n")
-    for n, row in enumerate(rows, start=1):
-        if not row.strip():
-            continue
-        try:
-            line = msgspec.json.decode(row, type=Line)
-        except msgspec.MsgspecError as fault:
-            if n == len(rows):
-                continue
-            raise CorruptState(f"{path}, line {n}: {fault}; delete this line") from fault
-        found[line.key] = line
-    return found
-
-
-def append(path: Path, line: Line) -> None:
-    """Adds a line and flushes it to the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = not path.exists() or not path.stat().st_size or path.read_bytes().endswith(b"\n")
-    with path.open("ab") as file:
-        file.write((b"" if whole else b"\n") + msgspec.json.encode(line) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """All lines by their keys. Raises ``CorruptState`` that names a damaged line."""
+    return {line.key: line for line in json_lines.read(path, Line)}

@@ -13,6 +13,7 @@ from multiprocessing import get_context
 
 import torch
 
+from evergrove.bench import json_lines
 from evergrove.bench.forgetting import lines, plan, race, worlds
 from evergrove.bench.forgetting.lines import Line
 from evergrove.bench.forgetting.plan import Form, Places
@@ -67,7 +68,7 @@ def race_all(jobs: Sequence[Job], places: Places, n_workers: int, ended: Ended, 
                     failure = failure or fault
                     continue
                 line, seconds = future.result()
-                lines.append(places.results, line)
+                json_lines.append(places.results, line)
                 took_s[_kind(job)] = max(seconds, took_s.get(_kind(job), 0.0))
                 ended(job, line, seconds)
     if failure is not None:

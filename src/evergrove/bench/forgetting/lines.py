@@ -5,15 +5,14 @@ the same key the later one counts.
 """
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from evergrove.bench import json_lines
 from evergrove.bench.forgetting.summary import Matrix
-from evergrove.core.errors import CorruptState
 
 Cells = tuple[tuple[float | None, ...], ...]
 
@@ -75,39 +74,8 @@ def cells_of(matrices: Mapping[str, Matrix]) -> dict[str, Cells]:
 
 
 def read(path: Path) -> dict[tuple[str, str, int], Line]:
-    """All lines of a file by their keys; a last line that a kill has cut short is passed over.
-
-    Raises ``CorruptState`` that names the line for any other damage.
-    """
-    if not path.exists():
-        return {}
-    found: dict[tuple[str, str, int], Line] = {}
-    rows = path.read_bytes().split(b"\n")
-    for n, row in enumerate(rows, start=1):
-        if not row.strip():
-            continue
-        try:
-            line = msgspec.json.decode(row, type=Line)
-        except msgspec.MsgspecError as fault:
-            if n == len(rows):
-                continue
-            raise CorruptState(f"{path}, line {n}: {fault}; delete this line") from fault
-        found[line.key] = line
-    return found
-
-
-def append(path: Path, line: Line) -> None:
-    """Adds a line and flushes it to the disk; one that was cut short before it is ended first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        file.seek(0, os.SEEK_END)
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                _cut_last(path)
-        file.write(msgspec.json.encode(line) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """All lines of a file by their keys. Raises ``CorruptState`` that names a damaged line."""
+    return {line.key: line for line in json_lines.read(path, Line)}
 
 
 def write(path: Path, lines: Iterable[Line]) -> None:
@@ -116,8 +84,3 @@ def write(path: Path, lines: Iterable[Line]) -> None:
     temporary = path.with_suffix(".partial")
     temporary.write_bytes(text)
     temporary.replace(path)
-
-
-def _cut_last(path: Path) -> None:
-    data = path.read_bytes()
-    path.write_bytes(data[: data.rfind(b"\n") + 1])

@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 import torch
 
+from evergrove.bench import json_lines
 from evergrove.bench.forgetting import looks, race, worlds
 from evergrove.bench.forgetting.worlds import World, WorldPlan
 from evergrove.core.conditions import Code, Vocabulary, group
@@ -131,15 +132,14 @@ def run(plan: WorldPlan, folder: Path, out: Path, sizes: Sizes, seed: int, repor
     """All updates; what ``out`` holds already is gone on from (``updates.jsonl``, ``device.*``)."""
     out.mkdir(parents=True, exist_ok=True)
     ground = _ground(worlds.open_world(plan, folder, report), sizes, seed, out / "cache")
-    done = _read(out / "updates.jsonl")
+    done = json_lines.read(out / "updates.jsonl", Update)
     device = _resumed(out, len(done), ground)
     atelier = Atelier(plan.network.image_px)
     for n in range(len(done), sizes.n_updates):
         device, update = step(device, ground, atelier, n, sizes, seed)
         _store(out, device, n + 1)
         done.append(update)
-        with (out / "updates.jsonl").open("ab") as file:
-            file.write(msgspec.json.encode(update) + b"\n")
+        json_lines.append(out / "updates.jsonl", update)
         report(f"update {n}: {update.kind}, {update.outcome}", n + 1, sizes.n_updates)
     return verdict(done, ground.policy.delta, device.state.n_looks)
 
@@ -333,16 +333,6 @@ def _none(samples: Samples) -> Samples:
 
 
 # What lies in the folder: a line an update, and the device as it was after the last of them.
-
-
-def _read(path: Path) -> list[Update]:
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if whole != data:  # a last line that was cut short goes, and is run again
-        path.write_bytes(whole)
-    return [msgspec.json.decode(row, type=Update) for row in whole.splitlines()]
 
 
 def _store(out: Path, device: Device, n: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evergrove.bench import json_lines
 from evergrove.bench.forgetting import lines, looks, race, retention, worlds
 from evergrove.bench.forgetting.lines import Line
 from evergrove.bench.forgetting.race import Budget
@@ -87,7 +88,7 @@ def run(form: Form, rivals: Sequence[Rival], seeds: Sequence[int], places: Place
                 start = len(found) * n_lessons
                 told = functools.partial(_told, report, f"{form.name} {rival.name}, seed {seed}", start, total)
                 line = race.run(rival, world, judge, stream, seed, form.budget, told)
-                lines.append(places.results, line)
+                json_lines.append(places.results, line)
             found.append(line)
             report(f"{form.name} {rival.name}, seed {seed}", len(found) * n_lessons, total)
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from evergrove.demo.fleet.story import Outcome
+    from evergrove.demo.record import Outcome
 
 
 def run(quick: bool = False, runs: Path = Path("runs"), seed: int = 0) -> "Outcome":

@@ -35,10 +35,6 @@ capacity_per_condition = 60
 golden_every = 4
 golden_capacity = 20
 
-# What a release brings may cost a part of what the device has learnt itself, which it has few golden pictures of.
-[gate]
-own = 0.5
-
 [placement]
 enabled = false
 

@@ -92,9 +92,6 @@ def settings_of(script: Script, clip: float, epsilon: float) -> str:
     return (
         f"[gather]\ncohort = {script.cohort}\nclip = {clip!r}\nepsilon = {epsilon!r}\n\n"
         f"[consolidate]\ncohorts = {len(FOGS)}\nrate = {script.rate!r}\n\n"
-        # A golden set of a few dozen pictures bounds harm loosely: a mean harm of .16, of which the oracle sees nothing
-        # (every old emotion is right), has an upper bound of .3, and a distance to the teacher of .29 one of .45.
-        "[gate]\ndelta = 0.3\ncumulative = 0.4\ntau = 0.5\nown = 0.5\n\n"
         "[rollout]\npercents = [100.0]\nshadow = 0.0\nreports_min = 1\n\n[work]\ntick_s = 0.5\n"
     )
 

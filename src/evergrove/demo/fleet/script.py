@@ -1,8 +1,8 @@
 """The fleet demo's numbers: how much of everything there is, how long it takes, and what is expected of it.
 
 ``FULL`` is what a person runs; ``QUICK`` tells the same story for a continuous integration that has three minutes. What
-comes back does not carry there: on the tiny release a step long enough to bring a new emotion harms two that are known,
-so the devices' own gates turn it down. That is asked of ``FULL`` alone.
+comes back does not carry there: on the tiny release a step long enough to bring a new emotion harms some that are
+known, and a gate turns it down. That is asked of ``FULL`` alone.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -37,17 +36,7 @@ ORACLE = "oracle.safetensors"
 WAIT_S = 240.0
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What the command line prints: ``metrics`` as in metrics.json, six ``verdict`` lines, whether every bar holds."""
-
-    metrics: dict[str, object]
-    verdict: tuple[str, ...]
-    ok: bool
-    folder: Path
-
-
-def tell(quick: bool, runs: Path, seed: int) -> Outcome:
+def tell(quick: bool, runs: Path, seed: int) -> record.Outcome:
     """The whole story; see ``evergrove.demo.fleet.run``."""
     script = QUICK if quick else FULL
     narrator = Narrator(script.chapters)
@@ -73,7 +62,9 @@ def tell(quick: bool, runs: Path, seed: int) -> Outcome:
             # 5. What the fogs gathered becomes a release, which a person signs.
             name = _consolidate(found, tree, crowd, screen, narrator)
             # 6. It comes back, and each device decides for itself.
-            _return(found, crowd, name, screen, narrator)
+            narrator.chapter()
+            if name is not None:
+                _return(found, crowd, name, screen, narrator)
         found.frames, found.frame_faults = screen.frames, screen.faults
         # 7. The same once more, with noise.
         _with_noise(found, release, layout, roles, updates, golden, narrator)
@@ -190,8 +181,8 @@ def _knock(found: Findings, tree: Grove, layout: Layout, updates: Mapping[str, V
 # ---- 5 and 6: together -----------------------------------------------------------------------------------------------
 
 
-def _consolidate(found: Findings, tree: Grove, crowd: list[Member], screen: Screen, narrator: Narrator) -> str:
-    """The new release's name, once a person has signed it."""
+def _consolidate(found: Findings, tree: Grove, crowd: list[Member], screen: Screen, narrator: Narrator) -> str | None:
+    """The new release's name, once a person has signed it; None where the fleet's gate has refused it."""
     narrator.chapter()
     screen.during = "consolidating"
 
@@ -208,20 +199,23 @@ def _consolidate(found: Findings, tree: Grove, crowd: list[Member], screen: Scre
     )
     found.protection = str(getattr(crowd[0].device.status().fleet, "protection", ""))
 
-    def settled() -> object:
+    def settled() -> str | None:
         with opened(tree.cloud, wait_s=grove.WAIT_LOCK_S) as rollouts:
-            looks = [
-                one.event for one in noise.read_cloud(tree.cloud) if isinstance(one.event, cloud_events.FleetJudged)
-            ]
+            judged = [one.event for one in noise.read_cloud(tree.cloud)]
+            looks = [one for one in judged if isinstance(one, cloud_events.FleetJudged)]
             if looks and looks[-1].verdict == "reject":
-                raise EvergroveError(f"the fleet's gate refused what the devices learnt: {looks[-1].sentence}")
+                return looks[-1].sentence
             asked = rollouts.waiting()
-            return asked is not None and (rollouts.files.candidate(asked.job) / "README.md").exists()
+            return "" if asked is not None and (rollouts.files.candidate(asked.job) / "README.md").exists() else None
 
     tree.wait(
-        "a candidate waits for the offline keys", settled, WAIT_S,
-        lambda: at(0.5, "two sums travel over Flower; the cloud consolidates and its gate measures"),
+        "the fleet's gate has judged, and what passed waits for the offline keys", lambda: settled() is not None,
+        WAIT_S, lambda: at(0.5, "two sums travel over Flower; the cloud consolidates and its gate measures"),
     )  # fmt: skip
+    if refused := settled():
+        found.note(f"the fleet's gate refused what the six have learnt: {refused}")
+        narrator.tell(refused)
+        return None
     with opened(tree.cloud, wait_s=grove.WAIT_LOCK_S) as rollouts:
         done = rollouts.sign(tree.signers, time.time(), (), at_once=True)
     found.served_version = done.version
@@ -231,7 +225,6 @@ def _consolidate(found: Findings, tree: Grove, crowd: list[Member], screen: Scre
 
 
 def _return(found: Findings, crowd: list[Member], release: str, screen: Screen, narrator: Narrator) -> None:
-    narrator.chapter()
     screen.during = "taking the release"
     end_s = time.monotonic() + WAIT_S
     while (n := len(members.running(crowd, release))) < len(crowd):
@@ -294,7 +287,7 @@ def _keep_logs(found: Findings, crowd: list[Member], tree: Grove) -> None:
     found.cloud = [(one.at_s, one.event) for one in noise.read_cloud(tree.cloud)]
 
 
-def _finish(found: Findings, configs: Mapping[str, object], narrator: Narrator) -> Outcome:
+def _finish(found: Findings, configs: Mapping[str, object], narrator: Narrator) -> record.Outcome:
     """Numbers, verdict and report; the folder is complete when this returns."""
     numbers = verdict.metrics(found)
     claims = verdict.claims(numbers)
@@ -310,7 +303,7 @@ def _finish(found: Findings, configs: Mapping[str, object], narrator: Narrator) 
     record.point_latest(folder)
     narrator.tell(f"{path}")
     lines = tuple(f"{'✓' if claim.holds else '✗'} {claim.text}" for claim in claims)
-    return Outcome(numbers, lines, bool(numbers["ok"]), folder)
+    return record.Outcome(numbers, lines, bool(numbers["ok"]), folder)
 
 
 # ---- means over the devices ------------------------------------------------------------------------------------------

@@ -127,11 +127,12 @@ def _together(numbers: Metrics, bars: Bars) -> Claim:
         ),
         (taken == n or not bars.all_take, f"{taken} of {n} devices took the release"),
     )
-    head = (
-        f"After one release every device draws {' and '.join(NEW)}"
-        if taken == n
-        else f"A release came back to every device, and {n - taken} of {n} turned it down by their own gates"
-    )
+    if taken == n:
+        head = f"After one release every device draws {' and '.join(NEW)}"
+    elif numbers["release"]["version"]:
+        head = f"A release came back to every device, and {n - taken} of {n} turned it down by their own gates"
+    else:
+        head = "The fleet's gate refused what came of the six, so no release came back"
     words = (
         f"{head}: {after['unseen']:.0%} of what it never saw is right (the worst device {after['unseen_least']:.0%}), "
         f"{after['own']:.0%} of its own, {after['old']:.0%} of what all knew; {after['look']:.0%} show whom it was "

@@ -14,9 +14,10 @@ from evergrove.core.measures import Choice
 from evergrove.core.rng import stream
 from evergrove.core.rollout import Mark, Offer, offer
 from evergrove.rules import gate, retry
+from evergrove.rules.carry import renumbered
 from evergrove.tiers.device.orders import enter
 from evergrove.tiers.device.placing import measure
-from evergrove.tiers.device.renumbering import renumbered, renumbered_state
+from evergrove.tiers.device.renumbering import renumbered_state
 from evergrove.tiers.device.state import (
     Effects,
     Following,

@@ -9,12 +9,8 @@ from collections.abc import Sequence
 import msgspec
 
 from evergrove.core.conditions import Code
+from evergrove.rules.carry import renumbered
 from evergrove.tiers.device.state import Seen, State, Work, change
-
-
-def renumbered(code: Code, table: Sequence[Code]) -> Code:
-    """A condition under its new numbers; a value that the table does not hold keeps its own."""
-    return tuple(numbers[n] if n < len(numbers) else n for n, numbers in zip(code, table, strict=True))
 
 
 def renumbered_state(state: State, table: Sequence[Code]) -> State:
