@@ -230,17 +230,18 @@ class HomeAgent(Agent):
     def _new_keeper(self) -> Keeper:
         return Keeper(self._vault, self._release.manifest.known, self._named, lambda: self._vocabulary)
 
-    def _fetch(self, order: do.FetchRelease) -> list[ev.Event]:
-        """It lies there already."""
-        return [ev.ReleaseFetched(order.version, order.release)]
-
-    def _report(self, order: do.SendReport) -> list[ev.Event]:
-        """The fog has heard it."""
-        return [ev.ReportSent(order.rollout, order.mark, order.shadow)]
-
-    def _share(self, order: do.ShareLearnt) -> list[ev.Event]:
-        """The fog has counted it; once, however often it is ordered."""
-        return [ev.UpdateCounted(order.version, f"token of {order.version}", 1, 0)]
+    def _perform(self, order: do.Effect) -> list[ev.Event]:
+        """Errands are done as soon as they are ordered: the release lies there, the fog has heard a report, and has
+        counted an update, once, however often it is ordered."""
+        match order:
+            case do.FetchRelease():
+                return [ev.ReleaseFetched(order.version, order.release)]
+            case do.SendReport():
+                return [ev.ReportSent(order.rollout, order.mark, order.shadow)]
+            case do.ShareLearnt():
+                return [ev.UpdateCounted(order.version, f"token of {order.version}", 1, 0)]
+            case _:
+                return super()._perform(order)
 
     async def _work(self, order: workers.Start) -> None:
         if isinstance(order, do.StartTraining):

@@ -10,7 +10,6 @@ import concurrent.futures
 import contextlib
 import math
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -31,13 +30,13 @@ from evergrove.core.conditions import Code, Vocabulary, within
 from evergrove.core.config import Config
 from evergrove.core.errors import EvergroveError, InvalidArtefact, InvalidInput, InvalidMedia, UsageError
 from evergrove.core.rng import seed_of
-from evergrove.core.rollout import Directive
 from evergrove.rules import features
 from evergrove.rules.carry import renumbered, renumbering, vocabulary_on
 from evergrove.runtime import workers
 from evergrove.runtime.body import Body
 from evergrove.runtime.driver import Driver
 from evergrove.runtime.eraser import Eraser, forgotten_names
+from evergrove.runtime.errands import Errands
 from evergrove.runtime.fleet import FOLDER, RELEASES, Connect, Fleet
 from evergrove.runtime.keeper import Keeper
 from evergrove.runtime.offload import Fogs, Offload
@@ -106,8 +105,7 @@ class Agent:
         self._fleet = (
             Fleet(root, release, versions, connect, now_s, self._note_sent, files) if connect is not None else None
         )
-        self._unheard: deque[ev.Event] = deque()
-        self._errand: threading.Thread | None = None
+        self._errands = Errands(self._fleet, lambda: driver.state, self.feed, self._teller.warn)
 
     # Life
 
@@ -139,15 +137,16 @@ class Agent:
                 self._confirm(self._driver.state.active)  # where a kill came between the decision and the pointer
             except EvergroveError as fault:
                 self._teller.warn(str(fault))
+        self._errands.start(self._loop)
         self.feed(*facts)
         self.look()
-        if self._fleet is not None and self._config.fleet.releases and self._fleet.takes_releases:
-            self._watch(self._fleet)
+        if self._config.fleet.releases:
+            self._errands.watch(self._config.fleet.poll_s)
 
     def tick(self) -> None:
         """Lets the clock speak, if it has anything to say, and tries again what a full disk, say, has stopped."""
         try:
-            self._hear()
+            self._errands.hear()
             state, settings = self._driver.state, self._config.telemetry
             at_work = state.work is not None or state.waiting is not None
             period_s = settings.period_s if at_work else settings.idle_period_s
@@ -362,12 +361,8 @@ class Agent:
                 self._end_worker(order.job, keep=True)
                 self._begin(order.job, self._ask_fog(order))
                 return []
-            case do.ShareLearnt():
-                return self._share(order)
-            case do.FetchRelease():
-                return self._fetch(order)
-            case do.SendReport():
-                return self._report(order)
+            case do.ShareLearnt() | do.FetchRelease() | do.SendReport():
+                return self._errands.perform(order)
             case do.Erase():
                 self._begin(order.job, self._erase(order))
                 return []
@@ -453,67 +448,6 @@ class Agent:
         if pointer.current == adapter and pointer.probation:
             self._versions.activate(pointer.current, pointer.previous, pointer.seq, probation=False)
 
-    # Errands to the fleet
-
-    def _share(self, order: do.ShareLearnt) -> list[ev.Event]:
-        """Sends what was learnt."""
-        fleet, told = self._fleet, self._driver.state.sharing.terms
-        if fleet is None:
-            return [ev.UpdateDelayed(order.version, "", "the device is in no fleet")]
-
-        self._errand = self._send_off(lambda: fleet.share(order, told))
-        return []
-
-    def _fetch(self, order: do.FetchRelease) -> list[ev.Event]:
-        fleet = self._fleet
-        if fleet is None:
-            return [ev.FetchFailed(order.version, False, "the device is in no fleet")]
-        self._send_off(lambda: [fleet.fetch(order)])
-        return []
-
-    def _report(self, order: do.SendReport) -> list[ev.Event]:
-        fleet = self._fleet
-        if fleet is None:
-            return [ev.ReportDelayed("the device is in no fleet")]
-        self._send_off(lambda: [fleet.report(order)])
-        return []
-
-    def _watch(self, fleet: Fleet) -> None:
-        """Hears of releases, as long as this agent lives."""
-
-        def told() -> Directive | None:
-            return self._driver.state.following.directive
-
-        def watch() -> list[ev.Event]:
-            fleet.watch(told, lambda fact: self._bring([fact]), self._config.fleet.poll_s)
-            return []
-
-        self._send_off(watch)
-
-    def _send_off(self, errand: Callable[[], list[ev.Event]]) -> threading.Thread:
-        """Runs an errand beside the loop, in a thread that not even the agent's end waits for: only forgetting does."""
-        thread = threading.Thread(target=lambda: self._bring(errand()), name="evergrove-fleet", daemon=True)
-        thread.start()
-        return thread
-
-    def _bring(self, facts: list[ev.Event]) -> None:
-        """From an errand's thread into the loop."""
-        with contextlib.suppress(RuntimeError):  # the agent has ended meanwhile; the next one asks again
-            self._loop.call_soon_threadsafe(self._come_back, facts)
-
-    def _come_back(self, facts: Sequence[ev.Event]) -> None:
-        """An errand is done. What cannot be logged now (a full disk, say) is heard at a later tick."""
-        self._unheard.extend(facts)
-        try:
-            self._hear()
-        except EvergroveError as fault:
-            self._teller.warn(str(fault))
-
-    def _hear(self) -> None:
-        while self._unheard:
-            self.feed(self._unheard[0])
-            self._unheard.popleft()
-
     # Workers
 
     def _begin(self, job: str, work: Coroutine[Any, Any, None]) -> None:
@@ -559,7 +493,7 @@ class Agent:
         """Forgets, once every worker and errand is gone: one that is just ending could still write."""
         while self._ending:
             await asyncio.wait(self._ending)
-        while self._errand is not None and self._errand.is_alive():  # it can send nothing more: see ``_note_sent``
+        while self._errands.sending:  # it can send nothing more: see ``_note_sent``
             await asyncio.sleep(ERRAND_S)
         names = forgotten_names(self._vocabulary, self._release.manifest.vocabulary, order.what, order.code)
         here, before = self._driver.state.release, self._driver.state.following.before
