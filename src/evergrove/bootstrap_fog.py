@@ -147,7 +147,8 @@ def open_fog(place: FogPlace, names: Sequence[str], gathering: Gathering, limits
             service, revocations, clock.now_s, limits, news, authority, helper, place.trusted,
             None if follower is None else follower.look,
         )  # fmt: skip
-        behind = None if door is None else Door(DoorApi(service, api.meter), token, door)
+        heard = (lambda: None) if link is None else link.heard
+        behind = None if door is None else Door(DoorApi(service, api.meter, heard), token, door)
         return FogServer(api, create_app(api), tls, behind)
 
     def tls() -> ssl.SSLContext:

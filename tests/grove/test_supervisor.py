@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,18 @@ def test_even_a_killed_supervisor_leaves_nothing(tmp_path: Path) -> None:
 def test_a_free_port_can_be_bound(tmp_path: Path) -> None:
     """On both families."""
     assert 1024 <= free_port() <= 65535
+
+
+def test_one_that_lives_and_gives_no_sign_is_started_anew(tmp_path: Path) -> None:
+    """As often as it falls silent, and never while it gives signs."""
+    signs = {"silent": time.monotonic(), "lively": float("inf")}
+    programs = [replace(sleeper(name), sign_s=lambda name=name: signs[name]) for name in signs]  # type: ignore[misc]
+    supervisor = Supervisor(programs, tmp_path / "logs", replace(QUICK, silence_s=0.5, steady_s=0.2))
+    with running(supervisor):
+        wait_for(lambda: supervisor.starts()["silent"] >= 3)
+        assert supervisor.starts()["lively"] == 1
+        signs["silent"] = float("inf")
+        wait_for(lambda: len(supervisor.pids()) == 2)
+        n = supervisor.starts()["silent"]
+        time.sleep(1.0)
+        assert supervisor.starts()["silent"] == n

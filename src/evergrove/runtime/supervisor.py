@@ -29,6 +29,7 @@ class Program:
     """One process to keep running. ``ready`` says whether it can be used (None: at once).
 
     Where the program called ``tied_to`` dies, this one is ended and starts again with it: what it knows is of no use.
+    ``sign_s`` tells when (monotonic) the program last gave a sign of life: one that lives and does nothing is killed.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Program:
     environment: Mapping[str, str]
     ready: Callable[[], bool] | None = None
     tied_to: str = ""
+    sign_s: Callable[[], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Patience:
     """``backoff_s`` doubles with each death up to ``backoff_s_max``, and starts again after ``steady_s`` of life.
 
     After ``deaths_max`` deaths in a row the supervisor gives up. ``ready_s``: how long a program may take to be ready;
-    ``grace_s``: how long to end when it is asked to.
+    ``grace_s``: how long to end when it is asked to; ``silence_s``: how long to give no sign of life, where it should.
     """
 
     backoff_s: float = 0.5
@@ -52,6 +54,7 @@ class Patience:
     deaths_max: int = 20
     ready_s: float = 60.0
     grace_s: float = 10.0
+    silence_s: float = 600.0
     tick_s: float = 0.2
 
 
@@ -140,6 +143,7 @@ class Supervisor:
     def _watch(self) -> None:
         now_s = time.monotonic()
         for one in self._kept:
+            self._end_silent(one, now_s)
             if one.process is not None and (code := one.process.poll()) is not None:
                 end_group(one.process.pid, signal.SIGKILL)  # what it left behind
                 one.deaths = 1 if now_s - one.started_s > self._patience.steady_s else one.deaths + 1
@@ -154,6 +158,16 @@ class Supervisor:
                 self._end_tied(one.program.name, now_s + wait_s)
             elif one.process is None and one.n_starts and now_s >= one.again_s and self._root_is_ready(one):
                 self._start(one)
+
+    def _end_silent(self, one: _Kept, now_s: float) -> None:
+        """Kills a program that gives no sign of life; it starts again as one that died."""
+        if one.process is None or one.program.sign_s is None or one.process.poll() is not None:
+            return
+        silent_s = now_s - max(one.started_s, one.program.sign_s())
+        if silent_s > self._patience.silence_s:
+            _log.warning("%s gave no sign of life for %.0f s", one.program.name, silent_s)
+            end_group(one.process.pid, signal.SIGKILL)
+            one.process.wait()
 
     def _end_tied(self, name: str, again_s: float) -> None:
         for one in self._kept:

@@ -4,6 +4,7 @@ The contract stands in ``adapters/flower/loopback``. Whoever asks shows the toke
 pages and other machines are refused. Nothing here decides anything: what is given stays until it is acknowledged.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
@@ -42,12 +43,14 @@ class CohortsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class DoorApi:
     """The endpoints. One request at a time reads sums, so that memory is that of one answer."""
 
-    def __init__(self, service: FogService, meter: FogMeter) -> None:
-        self.service, self.meter = service, meter
+    def __init__(self, service: FogService, meter: FogMeter, heard: Callable[[], None] = lambda: None) -> None:
+        """``heard`` is called whenever somebody asks for sums."""
+        self.service, self.meter, self._heard = service, meter, heard
         self._lane = Lane("door", PLACES, WAIT_S_MAX)
 
     async def cohorts(self, request: Request) -> Response:
         """``GET /internal/cohorts?after=ID``: sums that wait, in the order of closing."""
+        self._heard()
         asked = ask.fit(ask.query_of(request), CohortsQuery)
         with self._lane.admit():
             return _packed(await self._lane.run(lambda: sums.encode(self.service.sums(asked.after))))

@@ -14,14 +14,12 @@ from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from evergrove.core.errors import EvergroveError
-from evergrove.core.sections import FogWeb
 from evergrove.web.fog import PEER, FogApi
 from evergrove.web.fog_door import DoorApi, create_door
-from evergrove.web.server import HEAD_BYTES_MAX, KEEP_ALIVE_S, Patient, Service, tell_manager
+from evergrove.web.server import Patient, Service, configured, tell_manager
 
 BACKLOG = 2048
 TLS_BUFFER_BYTES = 1 << 16
@@ -113,26 +111,14 @@ class FogServer:
         door: Door | None = None,
     ) -> None:
         self._api, self._door = api, door
-        self._behind = None if door is None else _plain(create_door(door.api, door.token), api.limits)
+        behind = None if door is None else configured(create_door(door.api, door.token), api.limits.drain_s_max)
+        self._behind = None if behind is None else Service(behind)
         self._server = Service(
-            uvicorn.Config(
-                app,
-                http=Named,
-                ws="none",
-                lifespan="off",
-                loop="asyncio",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=round(api.limits.drain_s_max),
-                limit_concurrency=api.limits.connections_max,
-                h11_max_incomplete_event_size=HEAD_BYTES_MAX,
-                backlog=BACKLOG,
+            configured(
+                app, api.limits.drain_s_max, Named, limit_concurrency=api.limits.connections_max, backlog=BACKLOG,
                 ssl_context_factory=lambda _config, _default: tls(),
             )
-        )
+        )  # fmt: skip
 
     def stop(self, at_once: bool = False) -> None:
         """No more requests; those under way are finished in bounded time, or not waited for at a second word."""
@@ -185,26 +171,6 @@ class FogServer:
                     log.warning("%s", fault, exc_info=not isinstance(fault, EvergroveError))
             tell_manager("WATCHDOG=1")
             await asyncio.sleep(self._api.limits.look_s)
-
-
-def _plain(app: ASGIApp, limits: FogWeb) -> Service:
-    """HTTP without TLS, for this machine alone."""
-    return Service(
-        uvicorn.Config(
-            app,
-            http=Patient,
-            ws="none",
-            lifespan="off",
-            loop="asyncio",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=round(limits.drain_s_max),
-            h11_max_incomplete_event_size=HEAD_BYTES_MAX,
-        )
-    )
 
 
 async def run(server: FogServer, bound: socket.socket, ready: Callable[[], None]) -> None:

@@ -14,6 +14,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h11
 import uvicorn
@@ -159,14 +160,14 @@ class Service(uvicorn.Server):
         yield
 
 
-async def run(api: Api, app: ASGIApp, bound: socket.socket, limits: Web, ready: Callable[[], None]) -> None:
-    """Serves ``app`` on a bound socket until SIGTERM or SIGINT; ``ready`` is called once it answers.
+def configured(app: ASGIApp, drain_s: float, http: type[Patient] = Patient, **more: Any) -> uvicorn.Config:
+    """What all our services have in common: no logs, headers or proxies of uvicorn's own, and bounds on patience.
 
-    A second SIGINT does not wait for requests under way. Raises what keeps the device from drawing.
+    ``drain_s`` is what requests under way may still take at the end; ``more`` are uvicorn's further settings.
     """
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
-        http=Patient,
+        http=http,
         ws="none",
         lifespan="off",
         loop="asyncio",
@@ -175,10 +176,18 @@ async def run(api: Api, app: ASGIApp, bound: socket.socket, limits: Web, ready: 
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=round(limits.drain_s_max),
-        limit_concurrency=limits.connections_max,
+        timeout_graceful_shutdown=round(drain_s),
         h11_max_incomplete_event_size=HEAD_BYTES_MAX,
+        **more,
     )
+
+
+async def run(api: Api, app: ASGIApp, bound: socket.socket, limits: Web, ready: Callable[[], None]) -> None:
+    """Serves ``app`` on a bound socket until SIGTERM or SIGINT; ``ready`` is called once it answers.
+
+    A second SIGINT does not wait for requests under way. Raises what keeps the device from drawing.
+    """
+    config = configured(app, limits.drain_s_max, limit_concurrency=limits.connections_max)
     server, loop = Service(config), asyncio.get_running_loop()
 
     def stop(number: signal.Signals) -> None:
