@@ -42,6 +42,7 @@ clip = {CLIP}
 [consolidate]
 cohorts = 2
 wait_s = 100.0
+reconcile_steps = 0
 [gate]
 candidates_max = 5
 delta = 0.3

@@ -1,5 +1,6 @@
 """The cloud at work: from the fogs' sums to a release that devices fetch; poisoned, interrupted, with wrong keys."""
 
+import shutil
 from pathlib import Path
 
 import fleets
@@ -312,6 +313,23 @@ def test_the_rules_and_optimisers_of_the_settings_are_used(cloud: Path, fleet: F
     rows = [slot.name.startswith("row.") for slot in fleet.layout.slots for _ in range(slot.size)]
     np.testing.assert_allclose(step[rows], gamma * plain[rows], atol=2e-2)
     assert np.linalg.norm(step[~np.array(rows)]) < 0.99 * gamma * np.linalg.norm(plain[~np.array(rows)])
+
+
+def test_what_was_gathered_is_reconciled_with_what_the_base_knew(cloud: Path, fleet: Fleet, tmp_path: Path) -> None:
+    """By the settings' steps, also after a worker died; of a step that is too long for the gate more then passes."""
+    long = fleets.SETTINGS.replace("delta = 0.3", "delta = 0.15").replace("[consolidate]", "[consolidate]\nrate = 1.6")
+    shutil.copytree(cloud.parent, tmp_path / "plain")
+    (tmp_path / "plain" / "cloud" / "cloud.toml").write_text(long)
+    (cloud / "cloud.toml").write_text(long.replace("reconcile_steps = 0", "reconcile_steps = 60"))
+    for folder in (tmp_path / "plain" / "cloud", cloud):
+        hand_up(folder, *two_cohorts(fleet))
+    plain = drive(tmp_path / "plain" / "cloud", 8)
+    workers = Here()
+    workers.lost = 1
+    state = drive(cloud, 12, workers=workers)
+    assert (plain.work.stage, state.work.stage) == ("sign", "sign"), facts(cloud, ev.FleetJudged)
+    assert state.work.gamma > plain.work.gamma
+    assert "reconciled" in (cloud / "candidates" / state.work.job / "README.md").read_text()
 
 
 # ---- the next generation ---------------------------------------------------------------------------------------------

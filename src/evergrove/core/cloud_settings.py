@@ -57,6 +57,9 @@ class Consolidation(Section, frozen=True):
     fisher_precision: float = 0.0
     """π of the Fisher-weighted merge (``rules/consolidate.fisher_merge``); 0: the step as it is."""
     fisher_samples: Count = 128
+    reconcile_steps: int = 100
+    """Steps by which the cloud reconciles what was gathered with what the base knew (ADR 0029); 0: none."""
+    reconcile_lr: Positive = 4e-3
 
 
 class FleetGate(Section, frozen=True):
@@ -143,6 +146,8 @@ def load(text: str = "", where: str = "cloud.toml") -> CloudSettings:
     for name in settings.__struct_fields__:
         _check(getattr(settings, name), name, where)
     plan = settings.consolidate
+    if plan.reconcile_steps < 0:
+        raise ConfigError(f"{where}: consolidate.reconcile_steps = {plan.reconcile_steps}, must be 0 or more")
     for key, value, allowed in (("optimiser", plan.optimiser, OPTIMISERS), ("rule", plan.rule, RULES)):
         if value not in allowed:
             raise ConfigError(f"{where}: consolidate.{key} = '{value}', must be one of: {', '.join(allowed)}")

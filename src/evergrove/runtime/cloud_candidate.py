@@ -20,6 +20,10 @@ GATHERED = (
     "What devices of the fleet have learnt from their own observations, which never left them: the sums of {} cohorts "
     "of clipped updates, on top of the release before."
 )
+RECONCILED = (
+    " It was then reconciled with what the base knew, in {} steps on the release's own files: an old teacher, the "
+    "rehearsal pack, and its own word on what is new."
+)
 MERGED = (
     "What the releases of the generation before had learnt, merged into one base; the new A is learnt on changed "
     "pictures of the rehearsal pack."
@@ -57,9 +61,10 @@ def make_up(rollouts: Rollouts, asked: do.SignRelease, source: Path) -> None:
         data, version = cloud.get(measure.scaled), opened.manifest.version + 1
         rehearsal = None if measure.rehearsal is None else cloud.get(measure.rehearsal)
         write_release(opened, data, folder, version, rehearsal=rehearsal, files=cloud.files)
-    manifest = open_release(folder).manifest
+    manifest, n_steps = open_release(folder).manifest, rollouts.settings.consolidate.reconcile_steps
+    gathered = GATHERED.format(asked.cohorts) + (RECONCILED.format(n_steps) if n_steps else "")
     about = About(
-        MERGED if merged else GATHERED.format(asked.cohorts),
+        MERGED if merged else gathered,
         comparisons=measure.comparisons,
         policy=rollouts.policy.gate,
         epsilon=float("inf") if asked.epsilon is None else asked.epsilon,

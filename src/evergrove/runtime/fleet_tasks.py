@@ -23,6 +23,8 @@ from evergrove.learn.adapter import Adapter, attach, blank_adapter, rescale
 from evergrove.learn.adapter_file import adapter_bytes, adapter_of_bytes
 from evergrove.learn.fisher import estimate_fisher
 from evergrove.learn.generator import to_condition, to_float
+from evergrove.learn.reconcile import N_TRAJECTORIES, Old, reconcile
+from evergrove.learn.rehearsal import codes_of, fleet_values
 from evergrove.learn.strategies import Samples
 from evergrove.learn.triggers import Trial, triggers
 from evergrove.media.packs import read_pack
@@ -51,7 +53,8 @@ def run(job: CloudJob, folder: Path) -> CloudOutcome:
 
 
 def consolidate(job: ConsolidateJob) -> Made:
-    """The next B: the released one and the server's step by the exact mean of the cohorts' sums."""
+    """The next B: the released one and the server's step by the exact mean of the cohorts' sums, reconciled with what
+    the base knew."""
     started_s, cloud = time.monotonic(), CloudFolder(Path(job.cloud))
     # 1. The released B as one vector, in the layout of the generation.
     release = open_release(Path(job.release))
@@ -69,11 +72,26 @@ def consolidate(job: ConsolidateJob) -> Made:
     step = fleet.advance(vector, sums, how, server, fisher)
     hashes = held.base, held.basis
     after = Learnt(*hashes, release.manifest.rank, held.scale, held.vocabulary, dict(params.named(step.values, layout)))
+    data = learnt.encode(after)
+    # 4. What only some devices hold was brought at the cost of what all had kept: that is mended, on public files.
+    if how.reconcile_steps:
+        data = adapter_bytes(reconciled(release, adapter_of_bytes(data, "the candidate"), how))
     notes = tuple(f"{id_}: {why}" for id_, why in step.refused)
     if step.rule != how.rule:
         notes = (*notes, f"fewer than five fogs: a mean, not a {how.rule}")
     state = cloud.put(msgspec.msgpack.encode(step.server))
-    return Made(cloud.put(learnt.encode(after)), state, time.monotonic() - started_s, notes)
+    return Made(cloud.put(data), state, time.monotonic() - started_s, notes)
+
+
+def reconciled(release: Release, candidate: Adapter, how: Consolidation) -> Adapter:
+    """A candidate after ``learn.reconcile``: nothing but the release's own files goes in beside it."""
+    parts, manifest = assembly.open_parts(release), release.manifest
+    pictures = assembly.pack_of(release, manifest.rehearsal.name)
+    old = Old(assembly.guide_of(parts) or parts.network(), pictures, assembly.balance(pictures.codes, manifest.known))
+    values = fleet_values(manifest, candidate, ())
+    seed = int(release.manifest_hash[:15], 16)
+    new = codes_of(values, manifest, N_TRAJECTORIES, seed)
+    return reconcile(parts.model, parts.basis, candidate, old, new, how.reconcile_steps, how.reconcile_lr, seed)
 
 
 def released(release: Release) -> tuple[Learnt, params.Layout]:
