@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_learn
 
 from evergrove.adapters.images import encode_png
 from evergrove.adapters.keys import FileKey
@@ -62,10 +63,18 @@ class Home:
         tensors[f"row.{f}:{n}"] = rng.standard_normal(64).astype(np.float32)
         return self.versions.add(encode(replace(start, vocabulary=self.words, tensors=tensors)))
 
-    def choose(self, arriving: Release, incumbent: str | None, given: str | None = None) -> Chosen:
-        """The worker's job, in this process."""
+    def choose(
+        self,
+        arriving: Release,
+        incumbent: str | None,
+        given: str | None = None,
+        waiting: bool = True,
+        learn: Learn = LEARN,
+    ) -> Chosen:
+        """The worker's job, in this process; ``waiting``: the incumbent was trained on none of the records."""
         places = str(self.root), str(self.tiny.folder), str(arriving.folder)
-        return choose(Choose(*places, incumbent, given, tuple(self.records), LEARN), Unpaced())
+        job = Choose(*places, incumbent, given, tuple(self.records) if waiting else (), learn)
+        return choose(job, self.root / "job", Unpaced())
 
     def read(self, name: str | None) -> Learnt:
         """A version."""
@@ -109,6 +118,25 @@ def test_what_was_not_sent_yet_stays_the_difference(home: Home, grown: Release) 
                     before = b - home.read(given).tensors[name]
                     after = home.read(choice.candidate).tensors[name] - home.read(choice.given).tensors[name]
                     assert np.allclose(after, choice.gamma * before, atol=2e-4)
+
+
+def test_what_was_learnt_can_be_learnt_again_on_the_release(home: Home, grown: Release) -> None:
+    """From the release, on the records that the incumbent was trained on and on no others; the same when killed."""
+    version = home.adapter()
+    choices = home.choose(grown, version, version, waiting=False).choices
+    assert sorted(choice.gamma for choice in choices) == [0.0, 0.25, 0.5, 1.0, 1.0]
+    (again,) = [choice for choice in choices if choice.relearnt]
+    (alone,) = [choice for choice in choices if choice.gamma == 0.0]
+    assert again.given is None, "the next update is what there is more than the release"
+    assert again.score < alone.score, "its own pictures are known again"
+    learnt = home.read(again.candidate)
+    assert learnt.vocabulary.factors[0].values[-2:] == ("love", MINE)
+    (home.root / "job" / "relearnt" / "checkpoint.safetensors").unlink()
+    (other,) = [c for c in home.choose(grown, version, version, waiting=False).choices if c.relearnt]
+    assert other.candidate == again.candidate
+    none = home.choose(grown, version, version, waiting=False, learn=replace_learn(LEARN, relearn_steps=0)).choices
+    assert not any(choice.relearnt for choice in none)
+    assert not any(choice.relearnt for choice in home.choose(grown, version, version).choices)
 
 
 def test_a_device_that_has_learnt_nothing_has_the_release_alone(home: Home, grown: Release) -> None:

@@ -302,6 +302,23 @@ def test_what_only_the_fleet_knows_is_drawn_and_replayed(learnt: Release, grown:
     assert not (task(grown, new, none).replay.codes[:, 0] == 5).any(), "nobody has learnt love yet"
 
 
+def test_what_others_are_to_teach_stays_as_the_release_draws_it(grown: Release) -> None:
+    """Nobody has taught love: who learns something else is asked for the release's word on it, who learns it is not."""
+    pack = read_pack(grown.path_of(grown.manifest.rehearsal))
+    other, none = Samples(pack.images[:8], pack.codes[:8]), Samples(pack.images[:0], pack.codes[:0])
+    made = task(grown, other, none)
+    assert (made.old_codes()[:, 0] == 5).sum() == assembly.N_DRAWN
+    points = made.strategy.remember(made, made.strategy).points
+    assert points is not None
+    rows = points.code[:, 0] == 5
+    assert 0 < int(rows.sum()) < len(points) / 2
+    said = assembly.open_parts(grown).network()(points.x_t[rows].float(), points.t[rows], points.code[rows])
+    torch.testing.assert_close(said, points.x_hat[rows].float(), atol=2e-2, rtol=2e-2)
+    codes = pack.codes[:8].copy()
+    codes[:, 0] = 5
+    assert int(task(grown, Samples(pack.images[:8], codes), none).old_codes()[:, 0].max()) == 4
+
+
 def test_what_a_device_shows_itself_is_not_drawn(learnt: Release, tmp_path: Path) -> None:
     """Its own pictures of love, new or known, or public ones in the pack: these are replayed, nothing is made up."""
     pack = read_pack(learnt.path_of(learnt.manifest.rehearsal))

@@ -146,8 +146,6 @@ def load(text: str = "", where: str = "cloud.toml") -> CloudSettings:
     for name in settings.__struct_fields__:
         _check(getattr(settings, name), name, where)
     plan = settings.consolidate
-    if plan.reconcile_steps < 0:
-        raise ConfigError(f"{where}: consolidate.reconcile_steps = {plan.reconcile_steps}, must be 0 or more")
     for key, value, allowed in (("optimiser", plan.optimiser, OPTIMISERS), ("rule", plan.rule, RULES)):
         if value not in allowed:
             raise ConfigError(f"{where}: consolidate.{key} = '{value}', must be one of: {', '.join(allowed)}")

@@ -46,6 +46,7 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``candidate`` None: the release alone. ``given`` is what the last update is counted from there, in the same way.
     ``score`` is its mean loss over the device's held-back pictures, each condition alike (0 where there are none).
+    ``relearnt``: it is the release, and on it the device has learnt its own pictures again.
     """
 
     gamma: float
@@ -53,3 +54,4 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     given: str | None
     score: float
     comparisons: tuple[Comparison, ...]
+    relearnt: bool = False

@@ -5,7 +5,7 @@ release draws it (generative replay, Shin et al. 2017, from a model that does no
 public pictures in the rehearsal pack keep nearly all, and then nothing is drawn.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -29,17 +29,27 @@ def fleet_values(manifest: Manifest, adapter: Adapter | None, shown: Iterable[ND
 
     One whose row is still the one that its name draws was never trained: there is nothing to keep.
     """
+    return [value for value, is_trained in _fleet(manifest, adapter, shown) if is_trained]
+
+
+def untaught_values(manifest: Manifest, adapter: Adapter | None, shown: Iterable[NDArray[np.int16]]) -> list[Value]:
+    """The values that the fleet has words for, that nobody has taught yet, and that no code of ``shown`` has."""
+    return [value for value, is_trained in _fleet(manifest, adapter, shown) if not is_trained]
+
+
+def _fleet(
+    manifest: Manifest, adapter: Adapter | None, shown: Iterable[NDArray[np.int16]]
+) -> Iterator[tuple[Value, bool]]:
+    """Every value that only the adapter has a row for and nothing of ``shown`` is of, and whether it was trained."""
     if adapter is None:
-        return []
+        return
     seen = {(f, int(n)) for codes in shown for f in range(codes.shape[1]) for n in np.unique(codes[:, f])}
-    found = []
     for f, (factor, size) in enumerate(zip(manifest.vocabulary.factors, manifest.known, strict=True)):
         for n in range(size + 1, len(factor.values) + 1):
             row = adapter.rows[f"{f}:{n}"].half().numpy()
-            untrained = np.array_equal(row, first_row(factor.name, factor.values[n - 1], len(row)).astype(np.float16))
-            if not untrained and (f, n) not in seen:
-                found.append((f, n))
-    return found
+            first = first_row(factor.name, factor.values[n - 1], len(row)).astype(np.float16)
+            if (f, n) not in seen:
+                yield (f, n), not np.array_equal(row, first)
 
 
 def codes_of(values: Iterable[Value], manifest: Manifest, n_each: int, seed: int = 0) -> NDArray[np.int16]:

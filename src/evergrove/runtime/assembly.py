@@ -15,16 +15,19 @@ from evergrove.adapters.release import Release
 from evergrove.core.conditions import Code, Vocabulary
 from evergrove.core.config import Learn
 from evergrove.core.errors import InvalidArtefact, InvalidMedia
+from evergrove.core.rng import stream
 from evergrove.learn.adapter import Adapter, Basis, fuse, unknown_values
 from evergrove.learn.adapter_file import load_adapter
 from evergrove.learn.assist import Assist, Released
 from evergrove.learn.base import load_base, load_teacher
 from evergrove.learn.basis import load_basis
-from evergrove.learn.rehearsal import codes_of, draw, fleet_values
+from evergrove.learn.rehearsal import codes_of, draw, fleet_values, untaught_values
 from evergrove.learn.strategies import Recipe, Samples, Task, strategy_named
 from evergrove.learn.teacher import Beside
 from evergrove.media.packs import read_pack
 
+UNTAUGHT_SHARE = 3
+"""Of the values that the teacher is asked about, at most one untaught for so many known ones."""
 N_DRAWN = 48
 """Pictures that are drawn of each value that only the fleet knows; a third as many keep it about a tenth worse."""
 
@@ -107,7 +110,7 @@ def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = 
         points=None if assist is None else assist.points,
         balance=balance(lesson.new.codes, manifest.known),
         made_of=lesson.made_of,
-        known=_asked(parts, [pack.codes, drawn.codes], lesson.known.codes),
+        known=_asked(parts, [pack.codes, drawn.codes], lesson),
     )
 
 
@@ -170,14 +173,20 @@ def rehearsed(parts: Parts, shown: Iterable[NDArray[np.int16]]) -> Samples:
     return draw(parts.network(), manifest, codes)
 
 
-def _asked(parts: Parts, public: list[NDArray[np.int16]], own: NDArray[np.int16]) -> NDArray[np.int16] | None:
+def _asked(parts: Parts, public: list[NDArray[np.int16]], lesson: Lesson) -> NDArray[np.int16] | None:
     """The old conditions that the teacher is asked about (None: those that are replayed).
 
     Of the fleet's values it is the release that speaks; of those that the device has learnt itself, its pictures do.
+    What others of the fleet are to teach stays as the release draws it: whoever learns one new value alone makes it
+    of all new ones, and in the fleet's mean each then spoils the others' (ADR 0029).
     """
     if parts.adapter is None or not parts.adapter.rows:
         return None
-    return np.concatenate([*public, own[(own <= np.array(parts.release.manifest.known)).all(axis=1)]])
+    manifest, own = parts.release.manifest, lesson.known.codes
+    untaught = untaught_values(manifest, parts.adapter, [lesson.new.codes, own])
+    some = stream(lesson.seed, "untaught").permutation(len(untaught))[: max(max(manifest.known) // UNTAUGHT_SHARE, 1)]
+    others = codes_of([untaught[i] for i in some], manifest, N_DRAWN)
+    return np.concatenate([*public, own[(own <= np.array(manifest.known)).all(axis=1)], others])
 
 
 def balance(codes: NDArray[np.int16], known: Code) -> int:

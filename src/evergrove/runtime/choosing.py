@@ -1,4 +1,5 @@
-"""What a device may run on another release: the release and 1, ½, ¼ or none of what it has learnt itself (DESIGN §4).
+"""What a device may run on another release: the release and 1, ½, ¼ or none of what it has learnt itself (DESIGN §4),
+or the release and its own pictures, learnt again on it in a few steps.
 
 A worker's job. Every choice is scored on pictures that it was not trained on (the device's own golden set, and what
 waits to be learnt), and compared on the golden sets as the gate asks for it; which one serves is for the gate to say.
@@ -8,10 +9,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evergrove.adapters.files import Files
 from evergrove.adapters.release import Release, open_release
 from evergrove.adapters.vault import Record
 from evergrove.core.conditions import Code, Vocabulary, group
@@ -23,18 +26,21 @@ from evergrove.learn.adapter import Adapter
 from evergrove.learn.adapter_file import adapter_of_bytes
 from evergrove.learn.pauses import asking
 from evergrove.learn.strategies import Samples
+from evergrove.learn.trainer import Hooks, train
 from evergrove.rules.carry import GAMMAS, across, ground_of, on_release, renumbering, vocabulary_on
 from evergrove.rules.learnt import Learnt, decode, encode
 from evergrove.runtime import assembly
 from evergrove.runtime.pacing import Pace
 from evergrove.runtime.tasks import Bench, go_on, groups, open_bench, seed_of_set
 
+Way = tuple[float, str | None, str | None, bool]
+"""γ, adapter, what updates are counted from there, and whether it was learnt again."""
 HELD_BACK_MAX = 64
 """Records beside the golden set that choices are scored on."""
 
 
-def choose(job: Choose, pace: Pace) -> Chosen:
-    """Measures every choice; their adapters lie in the versions folder when this returns.
+def choose(job: Choose, folder: Path, pace: Pace) -> Chosen:
+    """Measures every choice; their adapters lie in the versions folder when this returns. ``folder`` is the job's own.
 
     Raises ``InvalidArtefact`` for a release that does not pass its checks, ``UsageError`` for one of another model.
     """
@@ -46,6 +52,8 @@ def choose(job: Choose, pace: Pace) -> Chosen:
     table = renumbering(now.vocabulary, vocabulary)
     # 2. What may serve: made without torch, in the very bytes that will.
     made = _made(job, now, arriving.release)
+    if (relearnt := _relearnt(job, now, arriving, vocabulary, folder, pace)) is not None:
+        made.append(relearnt)
     # 3. Pictures that none of them was trained on.
     golden = assembly.pack_of(arriving.release, manifest.golden.name)
     records = list(now.vault.all())
@@ -65,7 +73,7 @@ def choose(job: Choose, pace: Pace) -> Chosen:
     teacher, teacher_ref = assembly.teacher_of(arriving.release), manifest.teacher
     choices = []
     with asking(pace.within):
-        for gamma, candidate, given in made:
+        for gamma, candidate, given, again in made:
             data = None if candidate is None else adapter_of_bytes(now.versions.load(candidate))
             network = _on(arriving, data, vocabulary, candidate or manifest.alone)
             roles = evaluate.Roles(
@@ -78,19 +86,19 @@ def choose(job: Choose, pace: Pace) -> Chosen:
             cache = Path(job.device) / "cache"
             comparisons = evaluate.measure(roles, golden_of(golden), golden_of(own), (), cache=cache, before_batch=stop)
             score = _score(network.module, golden_of(held), stop)
-            choices.append(Choice(gamma, candidate, given, score, comparisons))
+            choices.append(Choice(gamma, candidate, given, score, comparisons, again))
     choices.sort(key=lambda choice: (choice.score, -choice.gamma))
     is_taught = manifest.teacher is not None
     return Chosen(tuple(choices), manifest.known, table, is_taught, time.monotonic() - started_s)
 
 
-def _made(job: Choose, now: Bench, arriving: Release) -> list[tuple[float, str | None, str | None]]:
-    """(γ, adapter, what updates are counted from there), in the versions folder; the release alone at least.
+def _made(job: Choose, now: Bench, arriving: Release) -> list[Way]:
+    """Every γ, in the versions folder; the release alone at least.
 
     What was not sent yet stays the difference of the two. A device that has learnt nothing, or by ordinary LoRA, has
     the release alone to choose.
     """
-    alone: list[tuple[float, str | None, str | None]] = [(0.0, None, None)]
+    alone: list[Way] = [(0.0, None, None, False)]
     if job.incumbent is None:
         return alone
     own = decode(now.versions.load(job.incumbent), f"version {job.incumbent[:12]}")
@@ -103,6 +111,7 @@ def _made(job: Choose, now: Bench, arriving: Release) -> list[tuple[float, str |
                     gamma,
                     now.versions.add(encode(carry(own, gamma))),
                     None if given is None else now.versions.add(encode(carry(given, gamma))),
+                    False,
                 )
                 for gamma in GAMMAS
                 if gamma > 0
@@ -111,6 +120,28 @@ def _made(job: Choose, now: Bench, arriving: Release) -> list[tuple[float, str |
         ]
     except UsageError:
         return alone
+
+
+def _relearnt(
+    job: Choose, now: Bench, arriving: assembly.Parts, vocabulary: Vocabulary, folder: Path, pace: Pace
+) -> Way | None:
+    """The release, with what the incumbent was trained on learnt again; None where that is nothing.
+
+    B of two trainings do not add up: the release holds a part of it already. A few steps from there bring back what is
+    the device's own, beside the rehearsal of what the fleet brought. Updates are counted from the release.
+    """
+    records = [record for record in now.vault.all("train") if record.id not in set(job.held_back)]
+    if job.incumbent is None or not job.learn.relearn_steps or not records:
+        return None
+    new = _samples(records, arriving.release.manifest.image_px, vocabulary)
+    nothing = Samples(new.images[:0], new.codes[:0])
+    lesson = assembly.Lesson(new, nothing, None, vocabulary, seed_of_set(arriving.release.manifest_hash))
+    learn = msgspec.structs.replace(job.learn, steps=job.learn.relearn_steps)
+    hooks = Hooks(micro_batch=pace.micro_batch, within=pace.within, aside=pace.aside, write=Files().write)
+    outcome = train(assembly.task_of(arriving, lesson, learn), folder / "relearnt", hooks)
+    if outcome.candidate is None:
+        raise SystemExit("paused: the agent is gone")
+    return 1.0, now.versions.add(outcome.candidate.read_bytes()), None, True
 
 
 def _carrier(before: Release, after: Release) -> Callable[[Learnt, float], Learnt]:

@@ -59,7 +59,7 @@ def run(job: Job, folder: Path, agent_pid: int, cores: int, caps: Caps) -> Outco
             case Choose():
                 from evergrove.runtime import choosing
 
-                return choosing.choose(job, pace)
+                return choosing.choose(job, folder, pace)
     except InvalidArtefact as fault:
         return Refused(str(fault)) if isinstance(job, Measure | Choose) else Failed(str(fault))
     except EvergroveError as fault:

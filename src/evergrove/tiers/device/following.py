@@ -158,7 +158,9 @@ def judge(config: Config, state: State, work: Work, event: ev.ReleaseMeasured, n
 
 
 def _accept(state: State, work: Work, choice: Choice, now_s: float) -> Result:
-    sentence = f"the release was accepted with {choice.gamma:g} of what the device has learnt itself"
+    how = "and what the device had learnt, learnt again on it" if choice.relearnt else ""
+    how = how or f"with {choice.gamma:g} of what the device has learnt itself"
+    sentence = f"the release was accepted {how}"
     fact = do.Emit(ev.GateJudged(work.job, "accept", choice.gamma, (), sentence))
     if work.purpose == "shadow":
         return _end(idle(state), "accepted"), [fact, do.StopWorker(work.job)]
