@@ -178,7 +178,7 @@ def _asked(parts: Parts, public: list[NDArray[np.int16]], lesson: Lesson) -> NDA
 
     Of the fleet's values it is the release that speaks; of those that the device has learnt itself, its pictures do.
     What others of the fleet are to teach stays as the release draws it: whoever learns one new value alone makes it
-    of all new ones, and in the fleet's mean each then spoils the others' (ADR 0029).
+    of all new ones, and in the fleet's mean each then spoils the others' (ADR 0030).
     """
     if parts.adapter is None or not parts.adapter.rows:
         return None
