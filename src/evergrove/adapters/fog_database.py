@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
+from evergrove.adapters.files import Files
 from evergrove.core.errors import CorruptState, EvergroveError, MissingDependency, Unreachable, UsageError
 
 BUSY_S = 30.0
@@ -65,12 +66,13 @@ _LOCK = sa.select(HEAD.c.state).with_for_update()
 class Database:
     """Opened and brought to today's form. Thread-safe; any number of processes may hold one."""
 
-    def __init__(self, url: str) -> None:
-        """``url``: ``sqlite:////path/to/fog.db`` or ``postgresql://…``.
+    def __init__(self, url: str, files: Files | None = None) -> None:
+        """``url``: ``sqlite:////path/to/fog.db`` or ``postgresql://…``. Commits are announced to ``files``.
 
         Raises ``UsageError`` for another kind, ``Unreachable`` where it does not answer.
         """
-        self._engine = _engine(url)
+        self._engine, self._files = _engine(url), files or Files()
+        self._path = Path(self._engine.url.database or "fog.db")
         with _named():
             self._migrate()
 
@@ -85,6 +87,8 @@ class Database:
         """A transaction under the writers' lock, and the text of ``head``. Commits at its end; an error undoes it."""
         with _named(), self._engine.begin() as link:
             yield link, link.execute(_LOCK).scalar_one()
+            self._files.step("commit", self._path)
+        self._files.step("committed", self._path)
 
     def close(self) -> None:
         """Closes its connections."""

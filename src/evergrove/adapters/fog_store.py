@@ -80,7 +80,7 @@ class FogStore:
         self._files.make_folder(folder)
         self.bodies = Bodies(folder / "bodies", self._files)
         self._sums = Sums(folder / "sums", self._files)
-        self._database = db.Database(url or db.sqlite_url(folder / "fog.db"))
+        self._database = db.Database(url or db.sqlite_url(folder / "fog.db"), self._files)
         self.reports = Reports(self._database)
         self._n_fed = 0
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,12 +132,16 @@ class HttpFetcher(FetcherInterface):
 class ReleaseClient:
     """What a device knows of a repository, in ``folder``; ``root`` is the signed root that it was made with.
 
-    One at a time may use the folder. Every method raises ``Unreachable`` where nobody answers, ``InvalidArtefact`` for
-    what is not to be believed, in one line that says which attack or fault it looks like, and ``DiskFull``.
+    ``now_s`` (None: the machine's clock) is what expiry is told by. One at a time may use the folder. Every method
+    raises ``Unreachable`` where nobody answers, ``InvalidArtefact`` for what is not to be believed, in one line that
+    says which attack or fault it looks like, and ``DiskFull``.
     """
 
-    def __init__(self, folder: Path, source: Source, root: bytes, files: Files | None = None) -> None:
-        self.folder, self._source, self._root = folder, source, root
+    def __init__(
+        self, folder: Path, source: Source, root: bytes, files: Files | None = None,
+        now_s: Callable[[], float] | None = None,
+    ) -> None:  # fmt: skip
+        self.folder, self._source, self._root, self._now_s = folder, source, root, now_s
         self._files = files or Files()
         self._trusted, self._releases = folder / "trusted", folder / "releases"
         self._incoming = folder / INCOMING
@@ -265,6 +269,8 @@ class ReleaseClient:
             config,
             bootstrap=self._root,
         )
+        if self._now_s is not None:  # tuf has no public way to be told the time
+            updater._trusted_set.reference_time = datetime.fromtimestamp(self._now_s(), UTC)
         updater.refresh()
         self._settle()
         return updater

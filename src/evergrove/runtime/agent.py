@@ -21,7 +21,7 @@ from evergrove.adapters.files import Files
 from evergrove.adapters.relabel import vocabulary_of
 from evergrove.adapters.release import Release
 from evergrove.adapters.vault import Vault
-from evergrove.adapters.versions import Versions
+from evergrove.adapters.versions import Pointer, Versions
 from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core import jobs
@@ -41,7 +41,7 @@ from evergrove.runtime.fleet import FOLDER, RELEASES, Connect, Fleet
 from evergrove.runtime.keeper import Keeper
 from evergrove.runtime.offload import Fogs, Offload
 from evergrove.runtime.teller import Teller
-from evergrove.tiers.device import next_due, under_way
+from evergrove.tiers.device import State, next_due, under_way
 
 CONFIG = "device.toml"
 TURNING = ("promote", "restore", "erase")
@@ -124,14 +124,10 @@ class Agent:
             for value in range(sizes[factor] + 1, size + 1)
         ]
         facts: list[ev.Event] = [ev.AgentStarted(__version__), *grown]
-        pointer, work = self._versions.read_pointer(), self._driver.state.work
-        active = pointer.current
-        switching = work is not None and work.stage in TURNING
-        if pointer.seq and self._name(self._driver.state.release) != pointer.release and not switching:
-            # The way back leads to another release: it is gone by the device's own steps.
-            facts.append(ev.RollbackRequested("its checks, which a file did not pass"))
-        elif active != self._driver.state.active and not switching:
-            facts.append(ev.VersionRolledBack(self._driver.state.active, active, "its file did not pass its checks"))
+        pointer = self._versions.read_pointer()
+        put_right = pointer_differs(pointer, self._driver.state, self._name(self._driver.state.release))
+        if put_right is not None:
+            facts.append(put_right)
         elif not self._driver.state.probation:
             try:
                 self._confirm(self._driver.state.active)  # where a kill came between the decision and the pointer
@@ -590,6 +586,21 @@ class Agent:
 
     def _welcome(self) -> msg.Welcome:
         return msg.Welcome(self._driver.state.device, str(self._release.folder), self._vocabulary, os.getpid())
+
+
+def pointer_differs(pointer: Pointer, state: State, here: str) -> ev.Event | None:
+    """What to log at a start where pointer and log differ; None where they do not, or work under way accounts for it.
+
+    ``here`` is how the pointer names the release that the log has running.
+    """
+    if state.work is not None and state.work.stage in TURNING:
+        return None
+    if pointer.seq and here != pointer.release:
+        # The way back leads to another release: it is gone by the device's own steps.
+        return ev.RollbackRequested("its checks, which a file did not pass")
+    if pointer.current != state.active:
+        return ev.VersionRolledBack(state.active, pointer.current, "its file did not pass its checks")
+    return None
 
 
 def _checked(condition: dict[str, str]) -> dict[str, str]:

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from evergrove.adapters.files import Files
-from evergrove.adapters.release import Release, open_release
+from evergrove.adapters.release import open_release
 from evergrove.adapters.vault import Record
 from evergrove.core.conditions import Code, Vocabulary, group
-from evergrove.core.errors import UsageError
 from evergrove.core.jobs import Choose, Chosen
 from evergrove.core.measures import Choice
 from evergrove.learn import evaluate
@@ -27,9 +26,9 @@ from evergrove.learn.adapter_file import adapter_of_bytes
 from evergrove.learn.pauses import asking
 from evergrove.learn.strategies import Samples
 from evergrove.learn.trainer import Hooks, train
-from evergrove.rules.carry import GAMMAS, across, ground_of, on_release, renumbering, vocabulary_on
-from evergrove.rules.learnt import Learnt, decode, encode
+from evergrove.rules.carry import renumbering, vocabulary_on
 from evergrove.runtime import assembly
+from evergrove.runtime.carrying import carried
 from evergrove.runtime.pacing import Pace
 from evergrove.runtime.tasks import Bench, go_on, groups, open_bench, seed_of_set
 
@@ -51,7 +50,9 @@ def choose(job: Choose, folder: Path, pace: Pace) -> Chosen:
     vocabulary = vocabulary_on(manifest.vocabulary, now.vocabulary)
     table = renumbering(now.vocabulary, vocabulary)
     # 2. What may serve: made without torch, in the very bytes that will.
-    made = _made(job, now, arriving.release)
+    made: list[Way] = [
+        (*one, False) for one in carried(now.versions, now.release, arriving.release, job.incumbent, job.given)
+    ]
     if (relearnt := _relearnt(job, now, arriving, vocabulary, folder, pace)) is not None:
         made.append(relearnt)
     # 3. Pictures that none of them was trained on.
@@ -92,36 +93,6 @@ def choose(job: Choose, folder: Path, pace: Pace) -> Chosen:
     return Chosen(tuple(choices), manifest.known, table, is_taught, time.monotonic() - started_s)
 
 
-def _made(job: Choose, now: Bench, arriving: Release) -> list[Way]:
-    """Every γ, in the versions folder; the release alone at least.
-
-    What was not sent yet stays the difference of the two. A device that has learnt nothing, or by ordinary LoRA, has
-    the release alone to choose.
-    """
-    alone: list[Way] = [(0.0, None, None, False)]
-    if job.incumbent is None:
-        return alone
-    own = decode(now.versions.load(job.incumbent), f"version {job.incumbent[:12]}")
-    given = None if job.given is None else decode(now.versions.load(job.given), f"version {job.given[:12]}")
-    try:
-        carry = _carrier(now.release, arriving)
-        return [
-            *(
-                (
-                    gamma,
-                    now.versions.add(encode(carry(own, gamma))),
-                    None if given is None else now.versions.add(encode(carry(given, gamma))),
-                    False,
-                )
-                for gamma in GAMMAS
-                if gamma > 0
-            ),
-            *alone,
-        ]
-    except UsageError:
-        return alone
-
-
 def _relearnt(
     job: Choose, now: Bench, arriving: assembly.Parts, vocabulary: Vocabulary, folder: Path, pace: Pace
 ) -> Way | None:
@@ -142,16 +113,6 @@ def _relearnt(
     if outcome.candidate is None:
         raise SystemExit("paused: the agent is gone")
     return 1.0, now.versions.add(outcome.candidate.read_bytes()), None, True
-
-
-def _carrier(before: Release, after: Release) -> Callable[[Learnt, float], Learnt]:
-    """How what was learnt goes along: exactly within a generation, by least squares across one."""
-    old, new = before.manifest, after.manifest
-    r0, r1 = (None if r.manifest.adapter is None else decode(r.read(r.manifest.adapter)) for r in (before, after))
-    if (old.base.sha256, old.basis.sha256) == (new.base.sha256, new.basis.sha256):
-        return lambda one, gamma: on_release(one, r0, r1, new.vocabulary, gamma)
-    here, there = (ground_of(r.manifest, r.read(r.manifest.base), r.read(r.manifest.basis)) for r in (before, after))
-    return lambda one, gamma: across(one, r0, here, r1, there, gamma).adapter
 
 
 def _on(parts: assembly.Parts, adapter: Adapter | None, vocabulary: Vocabulary, name: str) -> evaluate.Network:

@@ -67,7 +67,7 @@ class CloudDriver:
                 self._rollouts = Rollouts(self.folder, self._files)
                 self._store = self._rollouts.files
                 self._files.make_folder(self._store.inbox.parent)
-                self._inbox = Inbox(self._store.inbox)
+                self._inbox = Inbox(self._store.inbox, self._files)
                 self._rollouts.feed(ev.CloudStarted(__version__), self._now_s())
                 self._mind_golden()
         except BaseException:

@@ -80,10 +80,13 @@ class Fleet:
     def __init__(
         self, root: Path, release: Release, versions: Versions, connect: Connect, now_s: Callable[[], float],
         ledger: Callable[[ev.BytesSent], None], files: Files | None = None,
+        chance: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:  # fmt: skip
+        """``chance(n)`` gives n uniform bytes: the operating system's but in a simulation."""
         self._files = files or Files()
         self._folder, self._release, self._versions = root / FOLDER, release, versions
         self._connect, self._now_s, self._ledger = connect, now_s, ledger
+        self._chance = chance
         self._layout: params.Layout | None = None
         self._one_at_a_time, self._ended = threading.Lock(), threading.Event()
 
@@ -119,7 +122,7 @@ class Fleet:
                 why = _words(obstacle, outbox.taking(), terms)
                 return self._delayed(order, why) if obstacle == "too soon" else _refused(order, why)
             # 2. Clipped and durable, before anything is sent.
-            nonce = secrets.token_bytes(tokens.NONCE_BYTES)
+            nonce = self._chance(tokens.NONCE_BYTES)
             outbox.put(self._vector(order), self._of_release(), self._release.manifest_hash, terms, nonce)
         # 3. Into the ledger, then over the line, until its fate is known.
         return _told(order, outbox.deliver(fog, self._now_s(), 0.0, self._enter)[0])
@@ -165,23 +168,32 @@ class Fleet:
         seen, failures = "", 0
         while True:
             try:
-                name, fog = self._connect(self._enter)
-                with contextlib.closing(fog):
-                    tag = fog.news(seen, poll_s if seen else 0.0)
-                    if tag and tag != seen:
-                        with self._one_at_a_time:
-                            directive = self._releases(fog).look()
-                        if directive is not None and directive != told():
-                            say(ev.DirectiveRead(name, directive))
-                    if not tag:
-                        self._ended.wait(min(poll_s, NEWS_RETRY.most_s))
-                    seen, failures = tag, 0
+                seen, failures = self.look(seen, poll_s if seen else 0.0, told, say), 0
+                if not seen:
+                    self._ended.wait(min(poll_s, NEWS_RETRY.most_s))
             except (EvergroveError, TimeoutError):
                 failures += 1
                 jitter = secrets.randbelow(1 << 16) / (1 << 16)
                 self._ended.wait(retry.delay_s(NEWS_RETRY, failures, jitter))
             if self._ended.is_set():
                 return
+
+    def look(
+        self, seen: str, wait_s: float, told: Callable[[], Directive | None], say: Callable[[ev.Event], None]
+    ) -> str:
+        """One step of ``watch``: the fog's tag, when it is another than ``seen`` or ``wait_s`` are over.
+
+        Raises ``EvergroveError`` and ``TimeoutError``; then nothing was said.
+        """
+        name, fog = self._connect(self._enter)
+        with contextlib.closing(fog):
+            tag = fog.news(seen, wait_s)
+            if tag and tag != seen:
+                with self._one_at_a_time:
+                    directive = self._releases(fog).look()
+                if directive is not None and directive != told():
+                    say(ev.DirectiveRead(name, directive))
+            return tag
 
     def close(self) -> None:
         """Ends ``watch``, at its next step."""
@@ -204,7 +216,7 @@ class Fleet:
         from evergrove.adapters.tuf_client import ReleaseClient
 
         root = read_bounded(self._folder / ROOT, ROOT_BYTES_MAX)
-        return ReleaseClient(self._folder / RELEASES, fog.source(), root, self._files)
+        return ReleaseClient(self._folder / RELEASES, fog.source(), root, self._files, self._now_s)
 
     def _outbox(self, name: str) -> Outbox:
         return Outbox(self._folder / OUTBOX, name, self._files, NOW)

@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from evergrove.adapters.release import Release, open_release
-from evergrove.adapters.release_write import blank
-from evergrove.core.cloud_jobs import CloudJob, CloudOutcome, ConsolidateJob, FleetMeasure, Made, MeasureJob, MergeJob
+from evergrove.core.cloud_jobs import CloudJob, CloudOutcome, ConsolidateJob, FleetMeasure, MeasureJob, MergeJob
 from evergrove.core.cloud_settings import Consolidation
 from evergrove.core.conditions import Code, everything
 from evergrove.learn import evaluate
@@ -28,10 +26,9 @@ from evergrove.learn.rehearsal import codes_of, fleet_values
 from evergrove.learn.strategies import Samples
 from evergrove.learn.triggers import Trial, triggers
 from evergrove.media.packs import read_pack
-from evergrove.rules import fleet, fleet_sums, learnt, params
-from evergrove.rules.consolidate import ServerState
+from evergrove.rules import params
 from evergrove.rules.learnt import Learnt
-from evergrove.runtime import assembly, fleet_merge, rehearsing
+from evergrove.runtime import assembly, fleet_consolidate, fleet_merge, rehearsing
 from evergrove.runtime.cloud_folder import CloudFolder
 from evergrove.runtime.cloud_golden import groups
 
@@ -43,7 +40,7 @@ def run(job: CloudJob, folder: Path) -> CloudOutcome:
     torch.set_num_threads(job.settings.work.threads)
     match job:
         case ConsolidateJob():
-            return consolidate(job)
+            return fleet_consolidate.consolidate(job, LEARNING)
         case MeasureJob():
             return measure(job, folder)
         case MergeJob():
@@ -52,56 +49,18 @@ def run(job: CloudJob, folder: Path) -> CloudOutcome:
             assert_never(job)
 
 
-def consolidate(job: ConsolidateJob) -> Made:
-    """The next B: the released one and the server's step by the exact mean of the cohorts' sums, reconciled with what
-    the base knew."""
-    started_s, cloud = time.monotonic(), CloudFolder(Path(job.cloud))
-    # 1. The released B as one vector, in the layout of the generation.
-    release = open_release(Path(job.release))
-    held, layout = released(release)
-    vector = params.flat(held.tensors, held.vocabulary, layout).astype(np.float64)
-    # 2. The sums, as what the cloud's own plan makes of them.
-    how = job.settings.consolidate
-    sums = [
-        fleet.Cohort(one.id, fleet_sums.fog_sum(one.fog, cloud.read_sum(one.digest), job.settings.gather))
-        for one in job.cohorts
-    ]
-    server = None if job.server is None else msgspec.msgpack.decode(cloud.get(job.server), type=ServerState)
-    # 3. One step.
-    fisher = fisher_of(release, held, layout, how) if how.fisher_precision else None
-    step = fleet.advance(vector, sums, how, server, fisher)
-    hashes = held.base, held.basis
-    after = Learnt(*hashes, release.manifest.rank, held.scale, held.vocabulary, dict(params.named(step.values, layout)))
-    data = learnt.encode(after)
-    # 4. What only some devices hold was brought at the cost of what all had kept: that is mended, on public files.
-    if how.reconcile_steps:
-        data = adapter_bytes(reconciled(release, adapter_of_bytes(data, "the candidate"), how))
-    notes = tuple(f"{id_}: {why}" for id_, why in step.refused)
-    if step.rule != how.rule:
-        notes = (*notes, f"fewer than five fogs: a mean, not a {how.rule}")
-    state = cloud.put(msgspec.msgpack.encode(step.server))
-    return Made(cloud.put(data), state, time.monotonic() - started_s, notes)
-
-
-def reconciled(release: Release, candidate: Adapter, how: Consolidation) -> Adapter:
-    """A candidate after ``learn.reconcile``: nothing but the release's own files goes in beside it."""
+def reconciled(release: Release, data: bytes, how: Consolidation) -> bytes:
+    """A candidate's file after ``learn.reconcile``: nothing but the release's own files goes in beside it."""
+    candidate = adapter_of_bytes(data, "the candidate")
     parts, manifest = assembly.open_parts(release), release.manifest
     pictures = assembly.pack_of(release, manifest.rehearsal.name)
     old = Old(assembly.guide_of(parts) or parts.network(), pictures, assembly.balance(pictures.codes, manifest.known))
     values = fleet_values(manifest, candidate, ())
     seed = int(release.manifest_hash[:15], 16)
     new = codes_of(values, manifest, N_TRAJECTORIES, seed)
-    return reconcile(parts.model, parts.basis, candidate, old, new, how.reconcile_steps, how.reconcile_lr, seed)
-
-
-def released(release: Release) -> tuple[Learnt, params.Layout]:
-    """What a release has learnt on top of its base (zeros: nothing), and the layout of its generation."""
-    manifest = release.manifest
-    base, basis = release.read(manifest.base), release.read(manifest.basis)
-    layout = params.layout_of(manifest, base, basis)
-    if manifest.adapter is None:
-        return blank(manifest, base, basis), layout
-    return learnt.decode(release.read(manifest.adapter)), layout
+    return adapter_bytes(
+        reconcile(parts.model, parts.basis, candidate, old, new, how.reconcile_steps, how.reconcile_lr, seed)
+    )
 
 
 def fisher_of(release: Release, held: Learnt, layout: params.Layout, how: Consolidation) -> Vector:
@@ -120,6 +79,9 @@ def fisher_of(release: Release, held: Learnt, layout: params.Layout, how: Consol
         top = (fisher.c[name][:, None] * fisher.u[name].square()).sum(0).reshape(rest.shape)
         diagonal[f"{name}.B"] = (rest + top).numpy()
     return params.flat(diagonal, held.vocabulary, layout).astype(np.float64)
+
+
+LEARNING = fleet_consolidate.Learning(fisher_of, reconciled)
 
 
 def measure(job: MeasureJob, folder: Path) -> FleetMeasure:

@@ -109,7 +109,9 @@ class Follower:
             log.warning("%s", words)
 
 
-def client_of(folder: Path, repository: Path, root: Path | None, files: Files) -> Callable[[], ReleaseClient | None]:
+def client_of(
+    folder: Path, repository: Path, root: Path | None, files: Files, now_s: Callable[[], float] | None = None
+) -> Callable[[], ReleaseClient | None]:
     """What reads the repository for a fog that keeps what it trusts in ``folder``; None while it has no root.
 
     ``root`` None: the repository's first is believed, and pinned; nobody vouches for it, so that is said. Raises
@@ -131,7 +133,7 @@ def client_of(folder: Path, repository: Path, root: Path | None, files: Files) -
                 repository, sha256_hex(first), pin,
             )  # fmt: skip
             _pin(pin, first, files)
-        return ReleaseClient(folder, from_folder(repository), read_bounded(pin, METADATA_BYTES_MAX), files)
+        return ReleaseClient(folder, from_folder(repository), read_bounded(pin, METADATA_BYTES_MAX), files, now_s)
 
     return make
 

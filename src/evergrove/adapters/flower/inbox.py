@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from evergrove.adapters.files import DiskFull
+from evergrove.adapters.files import DiskFull, Files
 from evergrove.core import sums
 from evergrove.core.errors import CorruptState, EvergroveError
 from evergrove.core.rollout import DeviceReport, Mark
@@ -68,9 +68,12 @@ class Heard:
 class Inbox:
     """A durable ``Consolidator``. Several processes may open the same file; one of them takes."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens or makes the file; its folder is there. Raises ``CorruptState``, ``EvergroveError``."""
-        self._path = path
+    def __init__(self, path: Path, files: Files | None = None) -> None:
+        """Opens or makes the file; its folder is there. Writes are announced to ``files``.
+
+        Raises ``CorruptState``, ``EvergroveError``.
+        """
+        self._path, self._files = path, files or Files()
         with self._guard():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -85,7 +88,7 @@ class Inbox:
 
     def take(self, fog: str, one: NoisedSum) -> None:
         """Keeps one sum, durable on return. A second time is our own mistake, and the file refuses it."""
-        with self._guard():
+        with self._guard(), self._transaction():
             self._db.execute("INSERT INTO sums (fog, id, content) VALUES (?, ?, ?)", (fog, one.id, sums.encode([one])))
 
     def waiting(self, after: int = 0, limit: int = 64) -> list[Arrival]:
@@ -105,7 +108,7 @@ class Inbox:
 
     def counted(self, position: int) -> None:
         """The cloud has counted the sum at this position, durably: its content is deleted, its name stays."""
-        with self._guard():
+        with self._guard(), self._transaction():
             self._db.execute("UPDATE sums SET content = NULL WHERE position = ?", (position,))
 
     # ---- what devices say ------------------------------------------------------------------------------------------
@@ -156,10 +159,12 @@ class Inbox:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._files.step("commit", self._path)
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+        self._files.step("committed", self._path)
 
     @contextmanager
     def _guard(self) -> Iterator[None]:

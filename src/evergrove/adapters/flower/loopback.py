@@ -21,6 +21,7 @@ Where the fog asks for one, ``Authorization: Bearer TOKEN`` is sent. Served on a
 import ipaddress
 import time
 from collections.abc import Callable
+from typing import Protocol
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -37,6 +38,19 @@ REPORTS_BYTES_MAX = 1 << 20
 TIMEOUT_S = 30.0
 POLL_S = 0.5
 """Between two looks at the fog while a question waits."""
+
+
+class Door(Protocol):
+    """What a question is answered from: the door over HTTP, or the fog itself where it is in this process."""
+
+    def cohorts(self, after: str) -> list[NoisedSum]:
+        """Closed cohorts after this one."""
+
+    def reports(self, after: int) -> list[DeviceReport]:
+        """What devices have said after this position."""
+
+    def acknowledge(self, id: str) -> None:
+        """The cloud has this sum, durably."""
 
 
 class FogDoor:
@@ -104,7 +118,7 @@ class FogDoor:
 
 def answer(
     question: Question,
-    door: FogDoor,
+    door: Door,
     fog: str,
     now_s: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
