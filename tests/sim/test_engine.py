@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from evergrove.core.errors import UsageError
 from evergrove.sim.engine import Courier, Engine, SkewedClock, every_so_often
-from evergrove.sim.scenario import Channel
+from evergrove.sim.faults import Channel
 
 
 def test_actions_of_one_time_run_in_the_order_of_planning() -> None:

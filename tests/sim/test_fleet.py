@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evergrove.adapters.release import open_release
 from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core.measures import Facts
 from evergrove.sim import fleet, scenario
 from evergrove.sim.device import VirtualDevice
 from evergrove.sim.disk import Picture
+from evergrove.sim.grove.world import GroveWorld
 from evergrove.sim.scenario import Scenario
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "scenarios"
@@ -259,7 +261,12 @@ def test_an_unknown_order_is_our_own_mistake() -> None:
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda p: p.stem)
 def test_every_example_runs_for_some_hours(path: Path, tmp_path: Path) -> None:
     """They are shipped, so they work."""
-    world = fleet.World(scenario.load(path), folder=tmp_path).run(3.0)
+    wanted = scenario.load(path)
+    if wanted.grove.fogs:
+        world: fleet.World = GroveWorld(wanted, open_release("tiny"), tmp_path / "grove")
+    else:
+        world = fleet.World(wanted, folder=tmp_path)
+    world.run(3.0)
     for device in world.devices:
         check_conserved(device)
     assert world.outcome().n_events > 100

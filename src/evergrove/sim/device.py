@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from evergrove import __version__
 from evergrove.core import effects as do
 from evergrove.core import events as ev
-from evergrove.core.jobs import Failed, Measured, Refused, Trained
+from evergrove.core.jobs import Outcome
 from evergrove.runtime.driver import Driver
 from evergrove.runtime.workers import fact_of
 from evergrove.sim.diary import Diary, Point
@@ -19,7 +19,7 @@ from evergrove.sim.engine import Action, Carried, Engine, PowerCut
 from evergrove.sim.errands import Errands
 from evergrove.sim.parts import Parts
 from evergrove.sim.plants import THROTTLED_SHARE
-from evergrove.sim.worker import Worker
+from evergrove.sim.worker import Order, Worker
 from evergrove.tiers.device import State, next_due, under_way
 
 SNAPSHOT_EVERY = 100
@@ -173,16 +173,20 @@ class VirtualDevice:
     def feed(self, *events: ev.Event) -> None:
         """Events in; their orders are carried out and what comes of these is fed back, until nothing is left."""
         assert self._driver is not None
-        waiting, note, now_s = deque(events), self.diary.fact, self._engine.now_s
+        waiting = deque(events)
         while waiting:
             batch = tuple(waiting)
             waiting.clear()
             facts, orders = self._driver.feed(*batch)
             for fact in facts:
-                if not isinstance(fact, ev.TelemetryRead):
-                    note(fact, now_s)
+                self._heed(fact)
             for order in orders:
                 waiting.extend(self._perform(order))
+
+    def _heed(self, fact: ev.Event) -> None:
+        """A fact is in the log."""
+        if not isinstance(fact, ev.TelemetryRead):
+            self.diary.fact(fact, self._engine.now_s)
 
     def _later(self, facts: list[ev.Event]) -> None:
         if facts:
@@ -204,7 +208,7 @@ class VirtualDevice:
                 return []
             case do.ReconcileRecords():
                 return self.shelf.reconcile(set(order.known), self.state.pending)
-            case do.StartTraining() | do.StartMeasuring():
+            case do.StartTraining() | do.StartMeasuring() | do.StartChoosing():
                 return self._start_worker(order)
             case do.StopWorker():
                 if self._worker is not None and self._worker.order.job == order.job:
@@ -259,7 +263,7 @@ class VirtualDevice:
 
     # Workers
 
-    def _start_worker(self, order: do.StartTraining | do.StartMeasuring) -> list[ev.Event]:
+    def _start_worker(self, order: Order) -> list[ev.Event]:
         self._account()
         self._end_worker(keep=True)
         cost_s, done_s = self._trainer.cost_s(order), 0.0
@@ -278,16 +282,22 @@ class VirtualDevice:
             return
         self._account()
         order = worker.order
-        outcome: Trained | Measured | Refused | Failed
         if isinstance(order, do.StartTraining):
             self._disk.checkpoints[order.job] = order.steps
-            outcome = self._trainer.train(order)
-        else:
-            outcome = self._trainer.measure(order)
-        fact = fact_of(order, outcome)
+        fact = fact_of(order, self._outcome(order))
         self._worker = None
         self._errands.asked[order.job] = "outcome"
         self._parts.from_worker.send(self._here(lambda: self._errands.hear(order.job, fact)))
+
+    def _outcome(self, order: Order) -> Outcome:
+        """What a worker that came to its end leaves."""
+        match order:
+            case do.StartTraining():
+                return self._trainer.train(order)
+            case do.StartMeasuring():
+                return self._trainer.measure(order)
+            case do.StartChoosing():
+                return self._trainer.choose(order)
 
     def _end_worker(self, *, keep: bool) -> None:
         """Ends the worker, if one runs; with ``keep`` the steps up to its last checkpoint stay on the disk."""

@@ -81,6 +81,10 @@ class MemoryLog:
             raise PowerCut(f"the power failed after event {self.last_seq} was written")
         return self.last_seq
 
+    def secure(self) -> None:
+        """From now on the power does not fail at its writes."""
+        self._power = never
+
     def replay(self, after_seq: int) -> Iterator[Row[ev.Event]]:
         """The events after ``after_seq``, oldest first, decoded from what was written."""
         start = after_seq + 1 - self.first_seq

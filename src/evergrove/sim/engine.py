@@ -13,16 +13,16 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from evergrove.core.errors import EvergroveError, UsageError
-from evergrove.sim.scenario import Channel
+from evergrove.core.errors import UsageError
+from evergrove.sim.faults import Channel
 
 Action = Callable[[], None]
 
 DAY_S = 86_400.0
 
 
-class PowerCut(EvergroveError):
-    """The device lost its memory at this write; what had been written before is on its disk."""
+class PowerCut(BaseException):
+    """A process lost its memory at this write; what was written before is on its disk. Not to be caught on the way."""
 
 
 class Engine:
@@ -91,6 +91,10 @@ class Courier:
         self._engine = engine
         self._channel = channel
         self._rng = rng
+
+    def change(self, channel: Channel) -> None:
+        """Messages from now on go over this channel."""
+        self._channel = channel
 
     def send(self, deliver: Action, takes_s: float = 0.0) -> None:
         """Sends a message that takes ``takes_s`` more than the channel's own delay; ``deliver`` runs on arrival."""

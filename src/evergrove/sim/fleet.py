@@ -17,8 +17,9 @@ from evergrove.sim import plants, plants_thermal
 from evergrove.sim.device import VirtualDevice, show_all
 from evergrove.sim.disk import MemoryLog, Moment, Picture, Recorder, Shelf, never
 from evergrove.sim.engine import Courier, Engine, SkewedClock, every_so_often
+from evergrove.sim.faults import Clock, Faults
 from evergrove.sim.parts import Mind, Parts
-from evergrove.sim.scenario import Faults, Fleet, Network, Scenario
+from evergrove.sim.scenario import Fleet, Network, Scenario
 from evergrove.sim.trainers import Surrogate
 from evergrove.sim.worker import Gateway
 from evergrove.tiers import device as tier
@@ -56,6 +57,7 @@ class World:
         self.devices: list[VirtualDevice] = []
         self.fleets: dict[str, str] = {}
         self.gateway = _gateway(scenario, self.engine)
+        self._furnish()
         for fleet in scenario.fleet:
             for number in range(fleet.count):
                 name = f"{fleet.name}-{number + 1:0{len(str(fleet.count))}d}"
@@ -97,8 +99,7 @@ class World:
         config = msgspec.structs.replace(fleet.device_config(scenario.fog), seed=seed_of(scenario.seed, name, "device"))
         shown = plants.pictures(fleet.stream, day, chance("stream"), start_s)
         mind = self._mind(fleet, name, config, shown, chance("gallery"))
-        device = VirtualDevice(
-            engine,
+        device = self._born(
             Parts(
                 name=name,
                 fleet=fleet,
@@ -107,7 +108,7 @@ class World:
                 body=body,
                 log=MemoryLog(name, self.recorder, _power(faults, chance("power"))),
                 mind=mind,
-                clock=_clock(engine, faults, chance("clock")),
+                clock=clock_of(engine, faults.clock, chance("clock")),
                 to_fog=Courier(engine, faults.network, chance("channel")),
                 from_worker=Courier(engine, faults.worker, chance("worker")),
                 gateway=self.gateway if fleet.trainer.kind == "surrogate" else None,
@@ -125,6 +126,12 @@ class World:
         every_so_often(engine, chance("kill"), faults.crash.kills_per_day, device.kill_worker)
         _break_sensors(engine, faults, chance("sensors"), body)
         return device
+
+    def _furnish(self) -> None:
+        """What is there before the devices are: nothing here."""
+
+    def _born(self, parts: Parts) -> VirtualDevice:
+        return VirtualDevice(self.engine, parts)
 
     def _mind(
         self, fleet: Fleet, name: str, config: Config, shown: Iterator[tuple[float, Picture]], rng: np.random.Generator
@@ -259,15 +266,15 @@ def _heat(fleet: Fleet, rng: np.random.Generator, start_s: float) -> plants.Ther
     return plants_thermal.Board(msgspec.structs.replace(board, gains_c=gains_c, room_c=room_c), rng)
 
 
-def _clock(engine: Engine, faults: Faults, rng: np.random.Generator) -> SkewedClock:
+def clock_of(engine: Engine, lies: Clock, rng: np.random.Generator) -> SkewedClock:
     """A clock that is off as the scenario says, and is set now and then."""
     off, drift = rng.uniform(-1, 1, 2).tolist()
-    clock = SkewedClock(engine, faults.clock.offset_s * off, faults.clock.drift_ppm * drift)
+    clock = SkewedClock(engine, lies.offset_s * off, lies.drift_ppm * drift)
 
     def jump() -> None:
-        clock.jump(float(rng.uniform(-1, 1)) * faults.clock.jump_s)
+        clock.jump(float(rng.uniform(-1, 1)) * lies.jump_s)
 
-    every_so_often(engine, rng, faults.clock.jumps_per_day, jump)
+    every_so_often(engine, rng, lies.jumps_per_day, jump)
     return clock
 
 

@@ -79,6 +79,10 @@ def claims(outcome: Outcome, numbers: dict[str, Any]) -> list[report.Claim]:
             f"the device remembered what it had known before; {total['recoveries_unequal']} did not"
         )
         found.append(report.Claim(text, not total["recoveries_unequal"]))
+    if "grove" in numbers:
+        from evergrove.sim.grove.run import claims as of_grove
+
+        found += of_grove(numbers["grove"])
     return found
 
 

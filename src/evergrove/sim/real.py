@@ -19,7 +19,7 @@ from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core.config import Config
 from evergrove.core.errors import EvergroveError, UsageError
-from evergrove.core.jobs import Failed, Measure, Measured, Refused, Train, Trained
+from evergrove.core.jobs import Chosen, Failed, Measure, Measured, Refused, Train, Trained
 from evergrove.core.measures import Facts
 from evergrove.core.rng import seed_of
 from evergrove.media.packs import read_pack
@@ -27,6 +27,7 @@ from evergrove.runtime.keeper import Keeper
 from evergrove.runtime.pacing import Pace
 from evergrove.sim.disk import Picture
 from evergrove.sim.scenario import Trainer as Spec
+from evergrove.sim.worker import Order
 from evergrove.tiers.device import Pending
 
 PICTURES = "demo.npz"
@@ -161,9 +162,9 @@ class Learner:
     def __init__(self, folder: Path, release: Release, spec: Spec, config: Config, seed: int) -> None:
         self._folder, self._release, self._spec, self._config, self._seed = folder, release, spec, config, seed
 
-    def cost_s(self, order: do.StartTraining | do.StartMeasuring) -> float:
+    def cost_s(self, order: Order) -> float:
         """Declared core-seconds."""
-        return self._spec.measure_s if isinstance(order, do.StartMeasuring) else order.steps * self._spec.step_s
+        return order.steps * self._spec.step_s if isinstance(order, do.StartTraining) else self._spec.measure_s
 
     def power_w(self) -> float:
         """A step's joules over its seconds."""
@@ -196,6 +197,10 @@ class Learner:
         except EvergroveError as fault:
             return Failed(str(fault))
         return msgspec.structs.replace(outcome, seconds=self._spec.measure_s)
+
+    def choose(self, order: do.StartChoosing) -> Chosen | Refused | Failed:
+        """Such a device has no fog, so no release comes."""
+        return Refused("a device without a fog takes no releases")
 
     def _places(self) -> tuple[str, str]:
         return str(self._folder), str(self._release.folder)

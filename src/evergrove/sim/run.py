@@ -27,11 +27,19 @@ def execute(wanted: Scenario, folder: Path, watch: Watch | None = None) -> dict[
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise UsageError(f"{folder}: not an empty folder; choose another --out for this run")
+        grove: dict[str, Any] = {}
         with (folder / "events.jsonl").open("wb") as file:
-            outcome = fleet.simulate(wanted, file, watch, folder / "devices")
+            if wanted.grove.fogs:
+                from evergrove.sim.grove.run import simulate  # TUF and a database, which other worlds have no need of
+
+                outcome, grove = simulate(wanted, folder, file, watch)
+            else:
+                outcome = fleet.simulate(wanted, file, watch, folder / "devices")
     except OSError as fault:
         raise EvergroveError(f"{folder}: cannot be written ({fault.strerror}); choose another --out") from fault
     numbers = fleet.metrics(outcome)
+    if grove:
+        numbers["grove"] = grove
     (folder / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     (folder / "config.resolved.toml").write_text(scenario.dump(wanted), encoding="utf-8")
     (folder / "report.html").write_text(pages.page(outcome, numbers), encoding="utf-8")
@@ -63,4 +71,8 @@ def lines(numbers: dict[str, Any], seconds: float) -> list[str]:
             f"{total['crashes']} crashes, {total['recoveries_checked']} compared with the state before, "
             f"{total['recoveries_unequal']} unlike it"
         )
+    if "grove" in numbers:
+        from evergrove.sim.grove.run import lines as of_grove
+
+        said += of_grove(numbers["grove"])
     return [*said, f"digest {numbers['digest']}"]

@@ -16,6 +16,8 @@ from evergrove.core import config as configuration
 from evergrove.core.conditions import nearest
 from evergrove.core.config import Config, Section
 from evergrove.core.errors import ConfigError
+from evergrove.sim.faults import Faults
+from evergrove.sim.grove.spec import FOGS_MAX, Grove
 
 Day = Literal["phone", "display", "steady"]
 TrainerKind = Literal["surrogate", "real"]
@@ -137,55 +139,6 @@ class Fog(Section, frozen=True):
     timeout_s: float = 120.0
 
 
-class Channel(Section, frozen=True):
-    """How a way for messages fails. Shares are probabilities per message, times are in seconds.
-
-    A message takes ``delay_s`` and an exponential part of mean ``jitter_s``, so that messages overtake each other.
-    """
-
-    delay_s: float = 0.0
-    jitter_s: float = 0.0
-    drop_share: float = 0.0
-    duplicate_share: float = 0.0
-
-
-class Crash(Section, frozen=True):
-    """A device loses its memory: at random moments, or at a write to its log (before or after it)."""
-
-    per_day: float = 0.0
-    at_write_share: float = 0.0
-    """Part of the writes at which the power fails."""
-    down_s: float = 60.0
-    kills_per_day: float = 0.0
-    """How often only the worker is killed, per day of its running."""
-
-
-class Clock(Section, frozen=True):
-    """How device clocks lie: each within ±``offset_s`` and ±``drift_ppm``, and set by up to ±``jump_s`` at times."""
-
-    offset_s: float = 0.0
-    drift_ppm: float = 0.0
-    jumps_per_day: float = 0.0
-    jump_s: float = 0.0
-
-
-class Sensors(Section, frozen=True):
-    """Sensors that vanish for a while."""
-
-    per_day: float = 0.0
-    seconds: float = 600.0
-
-
-class Faults(Section, frozen=True):
-    """What goes wrong. ``network`` is between device and fog, ``worker`` between a worker and its agent."""
-
-    network: Channel = Channel(delay_s=0.1, jitter_s=0.1)
-    worker: Channel = Channel()
-    crash: Crash = Crash()
-    clock: Clock = Clock()
-    sensors: Sensors = Sensors()
-
-
 class Record(Section, frozen=True):
     """What a run keeps. ``telemetry``: readings in events.jsonl, too (they are in the digest either way)."""
 
@@ -230,6 +183,7 @@ class Scenario(Section, frozen=True):
     hours: float = 24.0
     start_hour: float = 7.0
     fog: Fog = Fog()
+    grove: Grove = Grove()
     faults: Faults = Faults()
     record: Record = Record()
 
@@ -297,7 +251,16 @@ def check(scenario: Scenario, where: str) -> None:
             raise ConfigError(f"{where}: fleet '{fleet.name}': stream.known needs at least one factor with a value")
         if len(fleet.heat.r_c) != 3:
             raise ConfigError(f"{where}: fleet '{fleet.name}': heat.r_c needs three numbers, one for each pole")
-        fleet.device_config(scenario.fog)
+        config = fleet.device_config(scenario.fog)
+        if scenario.grove.fogs and not (
+            config.fleet.fog and fleet.trainer.kind == "surrogate" and not scenario.fog.present
+        ):
+            raise ConfigError(
+                f"{where}: fleet '{fleet.name}': a grove has fogs of its own, and learning by declaration; write "
+                '[fog] present = false, [fleet.config.fleet] fog = "https://fog", and leave trainer.kind as it is'
+            )
+    if not 0 <= scenario.grove.fogs <= FOGS_MAX:
+        raise ConfigError(f"{where}: grove.fogs = {scenario.grove.fogs}, must be from 0 to {FOGS_MAX}")
 
 
 def _check_numbers(tree: dict[str, Any], where: str, path: str) -> None:

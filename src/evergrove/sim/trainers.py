@@ -14,10 +14,11 @@ import numpy as np
 
 from evergrove.core import effects as do
 from evergrove.core.conditions import Code
-from evergrove.core.jobs import Failed, Measured, Refused, Trained
+from evergrove.core.jobs import Chosen, Failed, Measured, Refused, Trained
 from evergrove.core.measures import Comparison, Kind
 from evergrove.core.rng import stream
 from evergrove.sim.scenario import Trainer as Spec
+from evergrove.sim.worker import Order
 
 Truth = Mapping[Code, float]
 """What an adapter does to conditions, in parts of what each is worth: harm positive."""
@@ -26,7 +27,7 @@ Truth = Mapping[Code, float]
 class Trainer(Protocol):
     """What a worker would do. Costs are in seconds of one core at full share, or watts while it computes."""
 
-    def cost_s(self, order: do.StartTraining | do.StartMeasuring) -> float:
+    def cost_s(self, order: Order) -> float:
         """Core-seconds of the whole job."""
 
     def power_w(self) -> float:
@@ -37,6 +38,9 @@ class Trainer(Protocol):
 
     def measure(self, order: do.StartMeasuring) -> Measured | Refused | Failed:
         """The outcome of a measurement."""
+
+    def choose(self, order: do.StartChoosing) -> Chosen | Refused | Failed:
+        """What may run on another release that is here."""
 
 
 class Surrogate:
@@ -51,9 +55,9 @@ class Surrogate:
         self._known = tuple((n + 1, *rest) for n in range(known[0]))
         self._truths: dict[str | None, Truth] = {None: {}}
 
-    def cost_s(self, order: do.StartTraining | do.StartMeasuring) -> float:
+    def cost_s(self, order: Order) -> float:
         """Steps times their cost, less what a fog has done already; a measurement costs the same each time."""
-        if isinstance(order, do.StartMeasuring):
+        if not isinstance(order, do.StartTraining):
             return self._spec.measure_s
         share = self._spec.assisted_share if order.assist is not None else 1.0
         return order.steps * self._spec.step_s * share
@@ -106,6 +110,10 @@ class Surrogate:
                 kinds = (*kinds, "gain")
             found += [self._compared(kind, condition, n, change, rng) for kind in kinds]
         return Measured(candidate or "release", tuple(found), self._spec.measure_s)
+
+    def choose(self, order: do.StartChoosing) -> Chosen | Refused | Failed:
+        """By declaration there is one release only."""
+        return Refused("the surrogate trainer knows no other release")
 
     def _compared(self, kind: Kind, condition: Code, n: int, truth: float, rng: np.random.Generator) -> Comparison:
         std = self._spec.item_std

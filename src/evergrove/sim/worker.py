@@ -5,7 +5,7 @@ from collections.abc import Callable
 from evergrove.core import effects as do
 from evergrove.sim.engine import Action, Engine
 
-Order = do.StartTraining | do.StartMeasuring
+Order = do.StartTraining | do.StartMeasuring | do.StartChoosing
 
 
 class Worker:
