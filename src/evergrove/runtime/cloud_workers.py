@@ -17,7 +17,7 @@ from evergrove.adapters.files import Files
 from evergrove.core.cloud_jobs import CloudFailed, CloudJob, CloudOutcome
 from evergrove.core.errors import EvergroveError
 from evergrove.runtime.supervisor import open_log
-from evergrove.runtime.worker import die_with
+from evergrove.runtime.worker import die_with, for_good, leave
 from evergrove.runtime.workers import OUTCOME, environment
 
 JOB, LOG = "job.json", "worker.log"
@@ -105,7 +105,8 @@ def read(path: Path) -> bytes | None:
 
 def work(folder: Path) -> None:
     """Does the job in ``folder`` and leaves its outcome; an error of ours is one too."""
-    from evergrove.runtime import fleet_tasks  # torch
+    with for_good():
+        from evergrove.runtime import fleet_tasks  # torch
 
     job: CloudJob = msgspec.json.decode((folder / JOB).read_bytes(), type=CloudJob)
     try:
@@ -123,4 +124,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -7,10 +7,14 @@ that ends the process without one counts as an interruption, and the next attemp
 """
 
 import ctypes
+import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -33,9 +37,34 @@ def die_with(agent_pid: int) -> None:
         sys.exit("the agent is gone")
 
 
+@contextmanager
+def for_good() -> Iterator[None]:
+    """For imports of many modules: nothing of them is garbage, so nobody looks for any, now or later.
+
+    Measured with torch: .3 of 1.6 CPU-seconds.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process of a worker, whose outcome is on disk, without taking apart what torch has put together.
+
+    Measured: .3 CPU-seconds. Nothing is lost by it: a worker may be killed at any instant as it is.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def run(job: Job, folder: Path, agent_pid: int, cores: int, caps: Caps) -> Outcome:
     """One job to its outcome. ``cores`` is on how many this process may have run before it took one for itself."""
-    from evergrove.runtime import tasks  # torch comes in here, after the process has made itself small
+    with for_good():  # torch comes in here, after the process has made itself small
+        from evergrove.runtime import tasks
 
     def alive() -> bool:
         """Is there still an agent to work for?"""
@@ -81,4 +110,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))
