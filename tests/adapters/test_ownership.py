@@ -5,6 +5,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,14 +115,16 @@ def test_addresses_are_short_and_private(tmp_path: Path) -> None:
 
 def test_a_folder_open_to_others_is_refused(tmp_path: Path) -> None:
     """Somebody else could listen there in our name."""
-    (tmp_path / "evergrove").mkdir(mode=0o755)
-    with pytest.raises(EvergroveError, match=r"mode 755.*chmod 700"):
-        socket_path(tmp_path, tmp_path)
-    (tmp_path / "evergrove").rmdir()
-    (tmp_path / "elsewhere").mkdir(mode=0o700)
-    (tmp_path / "evergrove").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(EvergroveError, match="not a folder of yours alone"):
-        socket_path(tmp_path, tmp_path)
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # an address below ``tmp_path`` may be too long to be used
+        run = Path(name)
+        (run / "evergrove").mkdir(mode=0o755)
+        with pytest.raises(EvergroveError, match=r"mode 755.*chmod 700"):
+            socket_path(tmp_path, run)
+        (run / "evergrove").rmdir()
+        (run / "elsewhere").mkdir(mode=0o700)
+        (run / "evergrove").symlink_to(run / "elsewhere")
+        with pytest.raises(EvergroveError, match="not a folder of yours alone"):
+            socket_path(tmp_path, run)
 
 
 def test_what_a_killed_owner_left_half_written_goes(tmp_path: Path) -> None:

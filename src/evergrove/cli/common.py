@@ -4,7 +4,6 @@ Every fault here is the caller's, and is raised as one of ``core/errors`` with t
 """
 
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,8 +38,6 @@ Settings = Annotated[
 ]
 
 DEVICE_FILE = "device.toml"
-AGENT_END_S = 10.0
-"""How long an idle agent may take to end."""
 
 
 def find_device(path: Path | None) -> Path:
@@ -88,9 +85,6 @@ def end_agent(folder: Path) -> None:
         if device.status().job is not None:
             raise UsageError("the device is at work; wait until it is done")
         device.close(stop_agent=True)
-    deadline_s = time.monotonic() + AGENT_END_S
-    while find_agent(folder) is not None and time.monotonic() < deadline_s:
-        time.sleep(0.05)
 
 
 def parse_settings(words: Iterable[str] | None) -> dict[str, str]:

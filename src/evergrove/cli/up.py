@@ -4,7 +4,6 @@ import logging
 import os
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from evergrove import Device
 
 PORT = 8471
-AGENT_END_S = 10.0
 
 app = typer.Typer(no_args_is_help=True)
 app.command("fog")(up_fog.fog)
@@ -81,9 +79,8 @@ def device(
                 "pid": os.getpid(),
             }
             serve(opened, bound, token, path is None, lambda: announce(facts, as_json))
-            if ours:  # whoever started the agent ends it; an app that still needs it starts it again
+            if ours:  # whoever started the agent ends it and sees it out; an app that still needs it starts it again
                 opened.close(stop_agent=True)
-                _await_end(folder)
     finally:
         bound.close()
         if path is not None:
@@ -117,12 +114,3 @@ def announce(facts: dict[str, str | int | None], as_json: bool) -> None:
     to = f"--unix-socket {shlex.quote(unix)} http://localhost" if unix else place
     key = f' -H "Authorization: Bearer $(cat {shlex.quote(str(token_file))})"' if token_file else ""
     show.note(f"try: curl{key} {to}/v1/status")
-
-
-def _await_end(folder: Path) -> None:
-    """Wait until a device's agent has gone, so that a service manager never has to kill it."""
-    from evergrove.adapters.ownership import find_agent
-
-    deadline_s = time.monotonic() + AGENT_END_S
-    while find_agent(folder) is not None and time.monotonic() < deadline_s:
-        time.sleep(0.05)

@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 
 from evergrove.adapters import clock, receipts
 from evergrove.adapters.images import to_media
+from evergrove.adapters.ownership import find_agent
 from evergrove.adapters.receipts import Receipt
 from evergrove.core import errors
 from evergrove.core import messages as msg
@@ -26,6 +27,8 @@ from evergrove.runtime.picture import Picture
 from evergrove.runtime.stream import Stream
 
 JOB_POLL_S = 0.1
+AGENT_END_S, AGENT_END_POLL_S = 10.0, 0.01
+"""For an agent that was told to end; it has its workers to end and a snapshot to save."""
 ATTEMPTS_MAX = 3
 SEED_MAX = 2**63 - 1
 """A stream's frames count on from its seed, and torch takes no more than 64 bits."""
@@ -218,13 +221,20 @@ class LocalDevice:
         return status
 
     def close(self, stop_agent: bool = False) -> None:
-        """Lets go of the device. Its agent ends by itself when nobody needs it; ``stop_agent`` ends it now."""
+        """Lets go of the device. Its agent ends by itself when nobody needs it; ``stop_agent`` ends it now.
+
+        It has let go of the device's folder then: whoever closed it may copy the folder, or remove it.
+        """
         self._closed.set()
         if self._frames is not None:
             self._frames.close()
         if stop_agent:
+            agent = find_agent(self.root)
             with contextlib.suppress(Unreachable):
                 self._line.ask(msg.Stop(), 5.0)
+            deadline_s = clock.elapsed_s() + AGENT_END_S
+            while agent is not None and find_agent(self.root) == agent and clock.elapsed_s() < deadline_s:
+                time.sleep(AGENT_END_POLL_S)
         self._line.close()
         if self._watcher is not None:
             self._watcher.join(timeout=5.0)
