@@ -8,12 +8,13 @@ attack (Carlini et al. 2022), with its interval. Imports scipy.stats; for clouds
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.special import log_ndtr
+from scipy.special import bdtrc, gammaln, log_ndtr
 
 from evergrove.core.errors import UsageError
 
@@ -48,10 +49,8 @@ def one_run_bound(n_canaries: int, n_guesses: int, n_correct: int, delta: float,
     if not (0 <= delta < 1 and 0.5 <= confidence < 1):
         raise UsageError(f"δ = {delta}, confidence {confidence}; say δ from 0, and a confidence from .5 to below 1")
 
-    def bound(guesses: int, correct: int) -> float:
-        return _largest(lambda e: _chance(n_canaries, guesses, correct, e, delta) <= 1 - confidence)
-
-    return OneRun(bound(n_guesses, n_correct), bound(n_canaries, n_canaries))
+    ceiling = _refuted(n_canaries, n_canaries, n_canaries, delta, confidence)
+    return OneRun(_refuted(n_canaries, n_guesses, n_correct, delta, confidence), ceiling)
 
 
 class CanaryEstimate(NamedTuple):
@@ -179,14 +178,25 @@ def _between(low: float, high: float) -> float:
     return upper + math.log1p(-math.exp(lower - upper)) if upper > lower else -math.inf
 
 
-def _chance(m: int, r: int, v: int, epsilon: float, delta: float) -> float:
-    """How likely v or more of r guesses are right under (ε, δ)-DP, at most."""
-    right = 1 / (1 + math.exp(-epsilon))
-    beyond = float(stats.binom.sf(v - 1, r, right))
-    if v == 0 or delta == 0:
-        return min(beyond, 1.0)
-    below = np.cumsum(stats.binom.pmf(np.arange(v - 1, -1, -1), r, right)) / np.arange(1, v + 1)
-    return min(beyond + 2 * m * delta * float(below.max()), 1.0)
+@lru_cache(64)
+def _refuted(m: int, r: int, v: int, delta: float, confidence: float) -> float:
+    """The largest ε at which v or more of r right guesses are less likely than 1 − ``confidence``.
+
+    ``stats.binom`` would count the ways to be right anew at each of the forty ε that are tried.
+    """
+    counts = np.arange(v - 1, -1, -1, dtype=np.float64)
+    ways = gammaln(r + 1) - gammaln(counts + 1) - gammaln(r - counts + 1)
+
+    def chance(epsilon: float) -> float:
+        """How likely v or more are right under (ε, δ)-DP, at most."""
+        log_right, log_wrong = -math.log1p(math.exp(-epsilon)), -epsilon - math.log1p(math.exp(-epsilon))
+        beyond = float(bdtrc(v - 1, r, math.exp(log_right))) if v else 1.0
+        if v == 0 or delta == 0:
+            return min(beyond, 1.0)
+        below = np.cumsum(np.exp(ways + counts * log_right + (r - counts) * log_wrong)) / np.arange(1, v + 1)
+        return min(beyond + 2 * m * delta * float(below.max()), 1.0)
+
+    return _largest(lambda e: chance(e) <= 1 - confidence)
 
 
 def _largest(refuted: Callable[[float], bool]) -> float:

@@ -76,10 +76,12 @@ def attack(
     n: int | None = None,
     chance: Chance = os.urandom,
     directions: tuple[int, int] = (DIRECTIONS, DIRECTION_SIZE),
+    draw: Chance = os.urandom,
 ) -> Attack:
     """Audits a noise stream of this strength, matrix, b, k and clip.
 
-    ``n`` canaries (None: as many as the claim asks for), ``directions`` how many × numbers.
+    ``n`` canaries (None: as many as the claim asks for), ``directions`` how many × numbers. ``chance`` makes the fog's
+    noise, ``draw`` what the fog must not know: who is in, and where.
 
     ``plan.size`` and ``plan.cohort`` are replaced. Raises ``UsageError`` for too few canaries or too long a stream.
     """
@@ -90,7 +92,7 @@ def attack(
         raise UsageError(f"a stream of {plan.rounds} rounds; at most {ROUNDS_MAX} are audited")
     delta = budget.delta
     # 1. One run with n Dirac canaries: each sends three clips of its own number, or nothing.
-    coins = np.unpackbits(np.frombuffer(os.urandom(-(-n // 8)), np.uint8))[:n].astype(bool)
+    coins = np.unpackbits(np.frombuffer(draw(-(-n // 8)), np.uint8))[:n].astype(bool)
     seen = _seen(plan, budget, chance, (_dirac(int(i), n, LOUD * plan.clip) for i in np.flatnonzero(coins)), n)
     # 2. Whom the attacker speaks about was fixed by the plan; what it says is what it sees.
     guesses = _worth_saying(plan, budget, n)
@@ -100,7 +102,7 @@ def attack(
     found = audit.one_run_bound(n, guesses, correct, delta)
     # 3. The estimate, from another run.
     m, size = directions
-    rng = np.random.default_rng(np.frombuffer(os.urandom(32), np.uint64))
+    rng = np.random.default_rng(np.frombuffer(draw(32), np.uint64))
     ways = rng.standard_normal((m, size)).astype(np.float32)
     ways /= np.linalg.norm(ways, axis=1, keepdims=True)
     guess = audit.canary_estimate(

@@ -7,7 +7,7 @@ participation as n grows. Imports scipy; a cloud does this once a generation.
 """
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -28,11 +28,12 @@ def loss_of(blt: Blt, n: int, separation: int, participations: int, loss: Loss =
     return measure(blt, n, separation, participations)
 
 
+@lru_cache(64)
 def optimise(n: int, separation: int, participations: int, n_buffers: int = 2, loss: Loss = "max") -> Blt:
     """The best BLT found with at most ``n_buffers`` buffers; more buffers never give a larger loss.
 
-    Grows from independent noise, a buffer at a time. Seconds for n in the thousands. Raises ``UsageError`` for limits
-    that make no sense.
+    Grows from independent noise, a buffer at a time. Seconds for n in the thousands, for who asks first. Raises
+    ``UsageError`` for limits that make no sense.
     """
     if not 0 <= n_buffers <= BUFFERS_MAX:
         raise UsageError(f"{n_buffers} buffers; say between 0 and {BUFFERS_MAX}")
