@@ -7,8 +7,15 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-# One thread for each process: on two cores more of them only wait for one another.
-RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# One thread for each process: on two cores more of them only wait for one another. Tests start hundreds of processes:
+# Python keeps what it has compiled, even where it was told not to.
+RUN := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# One process more than there are cores, since many tests wait for agents and trainers; with more of them trainers, which
+# only get what nobody else wants, are starved. Which tests go where, and first: tests/conftest.py.
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 7) + 1)')
+TEST := $(RUN) $(BIN)/python -m pytest -n $(JOBS)
+# What covers the pure layers. Only these run with coverage, which takes as much time again as such tests do.
+PURE := tests/core tests/rules tests/tiers tests/views tests/fog/test_fog.py
 
 .PHONY: help venv demo test test-grove check bench clean
 
@@ -26,8 +33,9 @@ demo: venv
 	$(BIN)/evergrove demo
 
 test: venv
-	$(RUN) $(BIN)/python -m pytest --cov=evergrove.core --cov=evergrove.rules --cov=evergrove.tiers \
+	$(TEST) --dist worksteal $(PURE) --cov=evergrove.core --cov=evergrove.rules --cov=evergrove.tiers \
 		--cov=evergrove.views --cov-branch --cov-report=term --cov-fail-under=95
+	$(TEST) --dist loadgroup --no-loadscope-reorder $(addprefix --ignore=,$(PURE))
 
 test-grove: venv
 	$(RUN) $(BIN)/python -m pytest -m grove
