@@ -161,7 +161,7 @@ def test_learning_goes_on_from_an_incumbent(world: World, tmp_path: Path) -> Non
 
 
 SCRIPT = """
-import sys, types
+import os, sys
 sys.path.insert(0, {tests!r})
 import conftest, torch
 from pathlib import Path
@@ -173,27 +173,40 @@ model = conftest.DiT(conftest.CONFIG, conftest.KNOWN).requires_grad_(False)
 new, old = conftest.pictures([4], 12, "new"), conftest.pictures([1, 2, 3], 12, "old")
 task = Task(model, conftest.random_basis(model), conftest.WIDER, new, old, STRATEGIES["replay"],
             Recipe(steps=150, batch=4, checkpoint_every=1))
-print("ready", flush=True)
-print(train(task, Path({folder!r})).sha256, flush=True)
+for folder in sys.stdin:  # torch is imported once, and each training is a process all the same
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        print(train(task, Path(folder.strip())).sha256, flush=True)
+        os._exit(0)
+    print("ended", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
 """
 
 
 def test_kill_9_at_random_instants(tmp_path: Path) -> None:
     """A real process, killed four times and started again, ends with the bytes of one that nobody touched."""
+    text = textwrap.dedent(SCRIPT).format(tests=str(Path(__file__).parent))
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    forks = subprocess.Popen(
+        [sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=env
+    )
+    with forks:
+        assert forks.stdin is not None
+        assert forks.stdout is not None
 
-    def start(folder: Path) -> "subprocess.Popen[str]":
-        text = textwrap.dedent(SCRIPT).format(tests=str(Path(__file__).parent), folder=str(folder))
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True, env=env)
+        def start(name: str) -> int:
+            print(tmp_path / name, file=forks.stdin)
+            return int(forks.stdout.readline())
 
-    rng = np.random.default_rng(0)
-    for _ in range(4):
-        victim = start(tmp_path / "killed")
-        assert victim.stdout is not None
-        assert victim.stdout.readline() == "ready\n"
-        time.sleep(float(rng.uniform(0.05, 0.35)))
-        victim.send_signal(signal.SIGKILL)
-        victim.communicate()
-    ends = [start(tmp_path / name).communicate()[0].split() for name in ("killed", "whole")]
+        rng = np.random.default_rng(0)
+        for _ in range(4):
+            victim = start("killed")
+            time.sleep(float(rng.uniform(0.05, 0.35)))
+            os.kill(victim, signal.SIGKILL)
+            assert forks.stdout.readline() == "ended -9\n"
+        ends = []
+        for name in ("killed", "whole"):
+            start(name)
+            ends.append(forks.stdout.readline().strip())
+            assert forks.stdout.readline() == "ended 0\n"
     assert ends[0] == ends[1]
-    assert len(ends[0][1]) == 64
+    assert len(ends[0]) == 64

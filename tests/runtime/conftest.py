@@ -1,6 +1,7 @@
 """A small device for the tests of the processes: the tiny release, few steps, pictures of a condition it never saw."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from evergrove.adapters.release import open_release
 from evergrove.bootstrap import Device
+from evergrove.core.messages import JobResult, Observed
 from evergrove.core.rng import stream
 from evergrove.media.packs import read_pack
 
@@ -49,6 +51,31 @@ def strange_pictures(n: int, seed: int = 0) -> list[Picture]:
 def new_condition() -> dict[str, str]:
     """A value of the first factor that the release does not know."""
     return {open_release(RELEASE).manifest.vocabulary.names[0]: "strange"}
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A device whose agent is gone, to be copied: what it was shown and said, its learning, what it drew next."""
+
+    root: Path
+    shown: list[Picture]
+    said: list[Observed]
+    stages: list[str]
+    result: JobResult
+    drawn_by: str | None
+
+
+def learn_once(root: Path, config: str, n: int) -> Learnt:
+    """Shows a new device ``n`` pictures of the new condition and lets it learn them."""
+    device = Device.create(root, RELEASE, config)
+    try:
+        shown = strange_pictures(n)
+        said = [device.observe(picture, new_condition()) for picture in shown]
+        stages: list[str] = []
+        result = device.learn(progress=lambda p: stages.append(p.stage))
+        return Learnt(root, shown, said, stages, result, device.generate({}, seed=1).version)
+    finally:
+        device.close(stop_agent=True)
 
 
 @pytest.fixture

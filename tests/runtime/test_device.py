@@ -1,11 +1,11 @@
 """A device as an app meets it: real processes, a real socket, the tiny base."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from evergrove.core.errors import (
 )
 from evergrove.media.provenance import read_provenance
 
-from .conftest import CONFIG, new_condition, strange_pictures
+from .conftest import CONFIG, Learnt, learn_once, new_condition, strange_pictures
 
 Make = Callable[..., Device]
 ANYTHING: dict[str, str] = {}
@@ -45,25 +45,31 @@ def test_the_same_seed_gives_the_same_picture_and_says_where_it_came_from(make_d
     assert '"seed": 1' in facts["evergrove"]
 
 
-def test_it_learns_and_the_next_picture_comes_from_the_new_version(make_device: Make) -> None:
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
+    """A device that has learnt for sixty steps."""
+    root = tmp_path_factory.mktemp("learnt") / "device"
+    return learn_once(root, CONFIG.replace("steps = 12", "steps = 60"), 24)
+
+
+def test_it_learns_and_the_next_picture_comes_from_the_new_version(learnt: Learnt, tmp_path: Path) -> None:
     """observe → keep → train → gate; whatever the gate says, the pointer and the log agree with it."""
-    device = make_device(CONFIG.replace("steps = 12", "steps = 60"))
-    kept = [device.observe(p, new_condition()) for p in strange_pictures(24)]
-    assert kept[0].new_values == (f"{next(iter(new_condition()))}=strange",)
-    assert sum(o.kept for o in kept) > 8
-    seen: list[str] = []
-    result = device.learn(progress=lambda p: seen.append(p.stage))
-    assert "train" in seen
-    status = device.wait_idle()
+    assert learnt.said[0].new_values == (f"{next(iter(new_condition()))}=strange",)
+    assert sum(o.kept for o in learnt.said) > 8
+    assert "train" in learnt.stages
+    result = learnt.result
     assert result.verdict in ("accepted", "rejected")
-    assert (status.active == result.adapter) == (result.verdict == "accepted")
-    assert device.generate(ANYTHING, seed=1).version == status.active
-    if result.verdict == "accepted":
-        assert not status.on_probation
-        device.generate(new_condition(), seed=1)
-        device.rollback()
-        assert device.status().active is None
-        assert device.generate(ANYTHING, seed=1).version is None
+    with Device.open(shutil.copytree(learnt.root, tmp_path / "device")) as device:
+        status = device.wait_idle()
+        assert (status.active == result.adapter) == (result.verdict == "accepted")
+        assert learnt.drawn_by == status.active == device.generate(ANYTHING, seed=1).version
+        if result.verdict == "accepted":
+            assert not status.on_probation
+            device.generate(new_condition(), seed=1)
+            device.rollback()
+            assert device.status().active is None
+            assert device.generate(ANYTHING, seed=1).version is None
+        device.close(stop_agent=True)
 
 
 def test_generation_goes_on_while_a_worker_trains_and_is_killed(make_device: Make) -> None:
@@ -222,7 +228,6 @@ def test_a_damaged_log_is_an_error_that_names_it(make_device: Make) -> None:
     """The agent does not start on a log whose chain is broken; the app is told why."""
     device = make_device()
     device.close(stop_agent=True)
-    _wait_gone(device)
     for path in device.root.glob("log.sqlite*"):
         path.write_bytes(b"not a database at all" * 99)
     with pytest.raises(CorruptState, match=r"log\.sqlite"):
@@ -252,30 +257,18 @@ def test_apps_share_a_device_from_many_threads(make_device: Make) -> None:
     assert device.status().observed == 24
 
 
-def test_an_altered_version_on_disk_is_never_served(make_device: Make) -> None:
+def test_an_altered_version_on_disk_is_never_served(learnt: Learnt, tmp_path: Path) -> None:
     """A flipped bit in the active adapter: the release serves instead, and the log says so."""
-    device = make_device(CONFIG.replace("steps = 12", "steps = 60"))
-    for picture in strange_pictures(24):
-        device.observe(picture, new_condition())
-    if device.learn().verdict != "accepted":
-        pytest.fail("the tiny base should learn this; see tests/runtime/test_device.py")
-    active = device.wait_idle().active
+    assert learnt.result.verdict == "accepted", "the tiny base should learn this"
+    root = shutil.copytree(learnt.root, tmp_path / "device")
+    active = Versions(root / "versions").active().sha256
     assert active is not None
-    device.close(stop_agent=True)
-    _wait_gone(device)
-    path = Versions(device.root / "versions").path_of(active)
+    path = Versions(root / "versions").path_of(active)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(bytes(data))
-    with Device.open(device.root) as again:
+    with Device.open(root) as again:
         assert again.generate(ANYTHING, seed=1).version is None
         assert again.status().active is None
         assert any("altered" in w for w in again.status().warnings)
         again.close(stop_agent=True)
-
-
-def _wait_gone(device: Device) -> None:
-    """Until the agent has let go of the device's folder."""
-    deadline = time.monotonic() + 20
-    while (device.root / "agent.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ from evergrove.adapters.sealed import unseal
 from evergrove.adapters.versions import Versions
 from evergrove.bench.kills_acts import confirm, forget, forget_all, learn, make, meet_new
 from evergrove.bench.kills_check import agreed, come_back
-from evergrove.bench.kills_disk import Recorder, read_tree, write_tree
+from evergrove.bench.kills_disk import Recorder, digest, read_tree, write_tree
 from evergrove.bench.kills_life import Life, Setting, Told
 from evergrove.bootstrap import Device
 from evergrove.core import events as ev
@@ -29,7 +30,7 @@ from evergrove.core.release import sha256_hex
 from evergrove.rules import features
 from evergrove.tiers.device.state import Sharing
 
-from .conftest import CONFIG, Picture, new_condition, strange_pictures
+from .conftest import CONFIG, Learnt, Picture, learn_once, new_condition, strange_pictures
 
 EASY = CONFIG.replace("items_min = 2", "items_min = 2\ndelta = 9.0\ncumulative = 9.0\ntau = 9.0\nown = 9.0")
 """A gate that asks for a gain and forgives all harm: 12 steps must do."""
@@ -75,17 +76,28 @@ async def lived(folder: Path, files: Files | None = None) -> Life:
     return life
 
 
-def test_a_real_device_forgets_a_condition(make_device: Callable[..., Device]) -> None:
-    """Learnt with torch, forgotten through the agent's socket: nothing can be read or opened any more."""
-    device, name = make_device(EASY), new_condition()
-    shown = strange_pictures(8)
-    kept = [device.observe(picture, name) for picture in shown]
-    assert sum(one.kept for one in kept) >= 6
-    result = device.learn()
-    active = device.status().active
-    assert result.verdict == "accepted", result.sentence
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
+    """Learnt with torch, by a gate that lets it."""
+    learnt = learn_once(tmp_path_factory.mktemp("learnt") / "device", EASY, 9)
+    assert learnt.result.verdict == "accepted", learnt.result.sentence
+    return learnt
+
+
+@pytest.fixture
+def device(learnt: Learnt, tmp_path: Path) -> Iterator[Device]:
+    """The same device, once more."""
+    with Device.open(shutil.copytree(learnt.root, tmp_path / "device")) as device:
+        yield device
+        device.close(stop_agent=True)
+
+
+def test_a_real_device_forgets_a_condition(learnt: Learnt, device: Device) -> None:
+    """Forgotten through the agent's socket: nothing can be read or opened any more."""
+    assert sum(one.kept for one in learnt.said) >= 6
+    name, active = new_condition(), device.status().active
     assert active is not None
-    held = [picture for picture, one in zip(shown, kept, strict=True) if one.kept]
+    held = [picture for picture, one in zip(learnt.shown, learnt.said, strict=True) if one.kept]
     wanted = {f"{what} of picture {i}": text for i, p in enumerate(held) for what, text in traces(p).items()}
     wanted |= {"the name": b"strange"}
     assert {where.rpartition(" in ")[0] for where in found(device.root, wanted)} >= {
@@ -117,20 +129,15 @@ def test_a_real_device_forgets_a_condition(make_device: Callable[..., Device]) -
                 unseal(keys, identity.device, name_.removesuffix(".rec"), box)
 
 
-def test_one_observation_without_an_agent_running(make_device: Callable[..., Device]) -> None:
+def test_one_observation_without_an_agent_running(learnt: Learnt, device: Device) -> None:
     """One agent is started for it. The others stay, are fresh again, and can be learnt."""
-    device, name = make_device(), new_condition()
-    shown = strange_pictures(9)
-    replies = [device.observe(picture, name) for picture in shown]
-    device.learn()
-    first = device.status().active
+    first, name = device.status().active, new_condition()
     device.close(stop_agent=True)
-    at = next(i for i, one in enumerate(replies) if one.split == "train")
+    at = next(i for i, one in enumerate(learnt.said) if one.split == "train")
     with Device.open(device.root) as again:
         before = sum(again.status().records.values())
-        receipt = again.forget(observation=replies[at].observation)
-        assert (receipt.what, receipt.n_records) == ("observation", 1)
-        assert receipt.versions == ((first,) if first else ())
+        receipt = again.forget(observation=learnt.said[at].observation)
+        assert (receipt.what, receipt.n_records, receipt.versions) == ("observation", 1, (first,))
         after = again.status()
         assert (sum(after.records.values()), after.waiting) == (before - 1, before - 1)
         with pytest.raises(UsageError, match="no observation"):
@@ -140,7 +147,7 @@ def test_one_observation_without_an_agent_running(make_device: Callable[..., Dev
         with pytest.raises(UsageError, match="what is to be forgotten"):
             again.forget()
         again.close(stop_agent=True)
-    assert found(device.root, traces(shown[at])) == []
+    assert found(device.root, traces(learnt.shown[at])) == []
 
 
 def test_an_observation_that_left_the_buffer_is_known_by_the_log(tmp_path: Path) -> None:
@@ -191,7 +198,7 @@ def test_killed_at_every_write_it_finishes_by_itself(tmp_path: Path, act: Callab
     wanted = {"media": b"PNG"}
     seen: set[bytes] = set()
     for i, instant in enumerate(recorder.instants):
-        key = msgspec.msgpack.encode(sorted((name, data) for name, data in instant.tree.items()))
+        key = digest(instant.tree)
         if key in seen:
             continue
         seen.add(key)
