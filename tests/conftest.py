@@ -1,4 +1,6 @@
-"""Where tests run when several processes share them: the slowest first, and together what shares something expensive."""
+"""Where tests run when several processes share them: the slowest first, and together what shares something costly."""
+
+import gc
 
 import pytest
 
@@ -23,6 +25,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         group = next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=_rank)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """All that was imported and collected stays: nobody needs to look for garbage in it, a hundred times and more."""
+    gc.collect()
+    gc.freeze()
 
 
 def _rank(item: pytest.Item) -> int:

@@ -45,6 +45,15 @@ def test_extend_never_makes_a_new_factor() -> None:
         FACES.extend({"hat": "fez"})
 
 
+def test_a_name_goes_and_its_number_stays() -> None:
+    """happy is forgotten; sad is still number 2, and a name that somebody gave already is given to nobody else."""
+    left = FACES.without_name(0, 1)
+    assert left.decode((1, 0)) == {"emotion": "(forgotten 1)"}
+    assert left.encode({"emotion": "sad"}) == (2, 0)
+    odd = Vocabulary((Factor("emotion", ("happy", "(forgotten 1)")),)).without_name(0, 1)
+    assert odd.factors[0].values == ("((forgotten 1))", "(forgotten 1)")
+
+
 def test_decode_refuses_a_code_of_another_vocabulary() -> None:
     """Three numbers for two factors is a caller's mistake."""
     with pytest.raises(UsageError, match="3 numbers for 2 factors"):

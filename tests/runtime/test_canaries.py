@@ -42,20 +42,20 @@ def test_the_broken_source_is_as_weak_as_it_says() -> None:
 @pytest.mark.parametrize("epsilon", [1.0, 4.0])
 def test_honest_noise_is_not_refuted_but_seen(epsilon: float) -> None:
     """Of ten audits at 95 % each at most one shows more than the claim; together they show that the attack sees."""
-    plan, budget = plan_for(epsilon, DELTA, 40, 4, 5), Budget(DELTA, epsilon, None)
+    plan, budget = plan_for(epsilon, DELTA, 20, 4, 5), Budget(DELTA, epsilon, None)
     found = [attack(plan, budget, 2000, seeded(seed), QUICK, seeded(100 + seed)) for seed in range(10)]
     assert sum(one.refuted for one in found) <= 1
     right, guesses = sum(one.correct for one in found), sum(one.guesses for one in found)
     assert right > guesses / 2 + 3 * (guesses / 4) ** 0.5
     assert all(one.could and one.ceiling > 6.0 for one in found)
-    assert all((one.rounds, one.participations, one.canaries) == (40, 5, 2000) for one in found)
+    assert all((one.rounds, one.participations, one.canaries) == (20, 5, 2000) for one in found)
 
 
 @pytest.mark.parametrize("share", [0.1, 1e-6], ids=["ten times too small", "switched off"])
 @pytest.mark.parametrize("epsilon", [1.0, 4.0])
 def test_broken_noise_is_caught(share: float, epsilon: float) -> None:
     """Every time: the ledger cannot see it, the attack does."""
-    plan, budget = plan_for(epsilon, DELTA, 40, 4, 5), Budget(DELTA, epsilon, None)
+    plan, budget = plan_for(epsilon, DELTA, 20, 4, 5), Budget(DELTA, epsilon, None)
     for seed in range(3):
         found = attack(plan, budget, 2000, weak(share, seed), QUICK, seeded(seed))
         assert found.refuted, found
@@ -67,7 +67,7 @@ def test_a_clip_that_does_not_clip_is_caught(monkeypatch: pytest.MonkeyPatch) ->
     from evergrove.rules import aggregate
 
     monkeypatch.setattr(aggregate, "clip_factor", lambda norm, clip: 1.0)
-    plan = plan_for(2.0, DELTA, 40, 4, 5)
+    plan = plan_for(2.0, DELTA, 20, 4, 5)
     assert attack(plan, Budget(DELTA, 2.0, None), 4000, seeded(0), QUICK, seeded(1)).bound > 2.0
 
 
@@ -81,7 +81,7 @@ def test_few_canaries_cannot_refute_a_large_claim_and_say_so() -> None:
 
 def test_the_estimate_is_near_the_claim() -> None:
     """At ε = 8, where 300 directions tell it well: within four of its standard errors."""
-    found = attack(plan_for(8.0, DELTA, 40, 4, 5), Budget(DELTA, 8.0, None), 200, seeded(5), draw=seeded(6))
+    found = attack(plan_for(8.0, DELTA, 20, 4, 5), Budget(DELTA, 8.0, None), 200, seeded(5), draw=seeded(6))
     assert abs(found.estimate - 8.0) < 4 * found.estimate_error < 8.0
 
 

@@ -7,6 +7,7 @@ Order of precedence: flag > environment (``EVERGROVE_LEARN__STEPS=300``) > file 
 import json
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, get_args, get_type_hints
 
 import msgspec
@@ -163,7 +164,7 @@ def check_keys(tree: Mapping[str, Any], kind: type[Section], where: str, path: t
 
     Raises ``ConfigError`` that names the key, where it stands, and the nearest right one.
     """
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     for key, value in tree.items():
         dotted = ".".join((*path, key))
         if key not in hints:
@@ -180,6 +181,12 @@ def check_keys(tree: Mapping[str, Any], kind: type[Section], where: str, path: t
             check_keys(entry, inner, where, (*path, f"{key}[{i}]" if several else key))
 
 
+@cache
+def _hints(kind: type[Section], extras: bool = False) -> dict[str, Any]:
+    """The fields of a section and their types; Python works them out anew each time that it is asked."""
+    return get_type_hints(kind, include_extras=extras)
+
+
 def _is_section(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, Section)
 
@@ -188,7 +195,7 @@ def _put(tree: dict[str, Any], path: list[str], text: str, where: str) -> None:
     """Sets one key from text, as the type that the tree expects."""
     kind: Any = Config
     for part in path:
-        hints = get_type_hints(kind) if isinstance(kind, type) and issubclass(kind, Section) else {}
+        hints = _hints(kind) if isinstance(kind, type) and issubclass(kind, Section) else {}
         if part not in hints:
             raise ConfigError(f"{where}: unknown key '{'.'.join(path)}'{nearest(part, list(hints))}")
         kind = hints[part]
@@ -206,7 +213,7 @@ def _check_ranges(config: Config, where: str) -> None:
     for section_name in config.__struct_fields__:
         section = getattr(config, section_name)
         if isinstance(section, Section):
-            for key, kind in get_type_hints(type(section), include_extras=True).items():
+            for key, kind in _hints(type(section), extras=True).items():
                 value = getattr(section, key)
                 if isinstance(value, bool | str):
                     continue
