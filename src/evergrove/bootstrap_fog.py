@@ -203,7 +203,7 @@ def _gather(service: FogService, opened: Sequence[Release], gathering: Gathering
             return
         if plan.layout == layout.digest:
             same = list(rules.admitted(plan.releases, same, {}))
-    service.open(plan_of(layout, same, gathering), layout)
+    service.open(plan_of(layout, same, gathering, opened[-1].manifest.clip), layout)
 
 
 def _follower(place: FogPlace, service: FogService, gathering: Gathering, files: Files) -> following.Follower | None:

@@ -115,15 +115,17 @@ def vector_of(release: Release, layout: params.Layout) -> Vector:
 
 def cohort(one: Fleet, updates: list[Vector], number: int, clip: float = CLIP) -> NoisedSum:
     """The sum of a cohort, as a fog hands it up; ``clip`` is what this fog really clips to."""
-    whole = aggregate.total(updates, one.layout.n_numbers, clip).values if math.isfinite(clip) else sum(updates)
-    return sum_of(one, np.asarray(whole, np.float32), number)
+    if not math.isfinite(clip):
+        return sum_of(one, np.asarray(sum(updates), np.float32), number)
+    whole = aggregate.total(updates, one.layout.n_numbers, clip)
+    return sum_of(one, np.asarray(whole.values, np.float32), number, whole.counts)
 
 
-def sum_of(one: Fleet, vector: Vector, number: int) -> NoisedSum:
+def sum_of(one: Fleet, vector: Vector, number: int, counts: tuple[int, ...] = ()) -> NoisedSum:
     """Any numbers as a cohort's sum."""
     return noised_sum(
         vector, generation=one.layout.generation, base=one.layout.base, basis=one.layout.basis, n_updates=COHORT,
-        denominator=COHORT, noise=None, number=number,
+        denominator=COHORT, noise=None, number=number, counts=counts,
     )  # fmt: skip
 
 

@@ -99,6 +99,29 @@ def test_a_person_gives_a_candidate_up(cloud: Path, fleet: Fleet, say: Say) -> N
     assert json(say("status", cloud, "--json"))["spent"] == 2
 
 
+def test_the_next_generations_clip_is_shown_and_taken(cloud: Path, fleet: Fleet, say: Say) -> None:
+    """Nothing counted: as it is. Six norms: what status proposes is what `merge` asks for, unless a person says other;
+    nonsense is refused, and so is going on without a yes.
+    """
+    assert "8 now, 8 proposed for the next generation: no norms were counted yet" in say("status", cloud)[1]
+    gathered(cloud, fleet)
+    seen = json(say("status", cloud, "--json"))["clip"]
+    assert (seen["now"], seen["counted"], seen["target"], seen["noise_std"]) == (8.0, 6, 0.5, 0.0)
+    assert 0.5 <= seen["clip"] <= 16.0
+    for value in (0, -1, "inf", "nan"):
+        code, _, err = say("rollout", "merge", cloud, f"--clip={value}", "--yes")
+        assert (code, "--clip" in err) == (2, True)
+    assert say("rollout", "merge", cloud)[0] == 2, "nobody is there to say yes"
+    with opened(cloud) as rollouts:
+        assert not rollouts.cloud.merge
+    for words, chosen in (((), seen["clip"]), (("--clip", 3.25), 3.25)):
+        code, out, err = say("rollout", "merge", cloud, *words, "--yes")
+        assert code == 0, err
+        assert f"The next generation clips updates to {chosen:g}, this one to 8: " in out
+        with opened(cloud) as rollouts:
+            assert (rollouts.cloud.merge, rollouts.cloud.merge_clip) == (True, chosen)
+
+
 def test_held_back_pictures_are_taken_from_a_folder(cloud: Path, fleet: Fleet, say: Say, tmp_path: Path) -> None:
     """In the release's size and numbers; a condition that it has no row for is refused, and nothing changes."""
     from PIL import Image

@@ -343,12 +343,17 @@ def test_the_next_generation_is_one_base_with_a_new_a(cloud: Path, fleet: Fleet)
     drive(cloud)
     with opened(cloud) as rollouts:
         first = rollouts.sign(keys(cloud), NOW_S + 20, (), at_once=True)
-        rollouts.feed(ev.MergeRequested("me"), NOW_S + 20)
+        seen = rollouts.proposed()
+        norms = sorted([float(np.linalg.norm(fleet.learnt[n])) for n in (0, 1, 2, 1, 2, 1)])
+        assert (seen.now, seen.counted, seen.noise_std) == (fleets.CLIP, 6, 0.0)
+        if norms[2] < fleets.CLIP:
+            assert norms[2] / 2**0.5 <= seen.clip <= norms[3] * 2**0.5
+        rollouts.feed(ev.MergeRequested("me", 2.5), NOW_S + 20)
     state = drive(cloud, 8, NOW_S + 30)
     assert (state.work.purpose, state.work.stage) == ("merge", "sign"), facts(cloud, ev.WorkFailed)
     merged = open_release(cloud / "candidates" / state.work.job)
     manifest = merged.manifest
-    assert (manifest.generation, manifest.adapter) == (2, None)
+    assert (manifest.generation, manifest.adapter, manifest.clip) == (2, None, 2.5)
     assert manifest.golden == fleet.release.manifest.golden
     before = assembly.open_parts(open_release(cloud / "releases" / first.release)).network()
     rng = torch.Generator().manual_seed(0)
@@ -360,7 +365,9 @@ def test_the_next_generation_is_one_base_with_a_new_a(cloud: Path, fleet: Fleet)
     with opened(cloud) as rollouts:
         signed = rollouts.sign(keys(cloud), NOW_S + 40, (), at_once=True)
     state = drive(cloud, 2, NOW_S + 50)
-    assert (state.generation, state.release, signed.generation) == (2, signed.release, 2)
+    assert (state.generation, state.release, signed.generation, state.norms) == (2, signed.release, 2, {})
+    with opened(cloud) as rollouts:
+        assert rollouts.gather().clip == rollouts.proposed().now == 2.5, "whatever cloud.toml says"
     hand_up(cloud, sum_of(fleet, fleet.learnt[0], 8))
     drive(cloud, 1, NOW_S + 60)
     assert "generation 1; generation 2 is gathered" in facts(cloud, ev.CohortRefused)[-1].reason

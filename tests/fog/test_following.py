@@ -21,6 +21,7 @@ from evergrove.adapters.files import Files
 from evergrove.adapters.fog_client import connect, enrol
 from evergrove.adapters.fog_store import FogStore
 from evergrove.adapters.outbox import Outbox
+from evergrove.bootstrap_fog import FogPlace, open_fog
 from evergrove.core import fog, transport
 from evergrove.core.errors import UpdateRefused, UsageError
 from evergrove.core.release import sha256_hex
@@ -196,6 +197,30 @@ def test_a_new_generation_opens_once_it_is_everybodys(tmp_path: Path, caplog: py
     assert "cannot go back" in caplog.text
     assert made.plan.generation == 1
     made.service.store.close()
+
+
+def test_a_generation_is_gathered_by_the_clip_that_it_is_signed_with(tmp_path: Path) -> None:
+    """Generation 0 says none: the fog's own. The next one is signed with .125: that, its devices' norms up to a
+    hundred times it, and a noise stream of it; a fog that names the release itself does the same.
+    """
+    cloud = Cloud(tmp_path)
+    first = cloud.publish(1)
+    made = start(tmp_path / "fog", cloud, budget=Budget(generation=1.0, lifetime=8.0))
+    assert (made.plan.clip, made.plan.norm_max) == (0.5, 100.0)
+    second = cloud.publish(2, 1, clip=0.125)
+    made.follower.look(cloud.tag)
+    assert (made.plan.generation, made.plan.clip, made.plan.norm_max) == (1, 0.125, 25.0)
+    assert [stream.plan.clip for stream in made.service.store.ledger().streams] == [0.5, 0.125]
+    made.service.store.close()
+    again = start(tmp_path / "fog", cloud, budget=Budget(generation=1.0, lifetime=8.0))
+    assert again.plan == made.plan
+    again.service.store.close()
+    place = FogPlace(tmp_path / "other", "south", ("127.0.0.1",))
+    named = open_fog(place, [str(cloud.release(2, 1, clip=0.125).folder)], GATHERING)
+    assert named.service.plan is not None
+    assert (named.service.plan.clip, named.service.plan.releases) == (0.125, (second,))
+    named.service.store.close()
+    assert first != second
 
 
 def test_a_lifetime_that_is_spent_opens_no_generation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

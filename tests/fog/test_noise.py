@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from evergrove.adapters.fog_books import Kept
 from evergrove.adapters.fog_database import sqlite_url
 from evergrove.adapters.fog_store import FogStore
-from evergrove.core import fog
+from evergrove.core import fog, sums
 from evergrove.core.errors import BudgetSpent, CorruptState, InvalidInput, UpdateRefused, UsageError
 from evergrove.core.fog import Cohort, Receipt
 from evergrove.rules import params, tokens
@@ -23,6 +23,7 @@ from evergrove.rules.privacy.accounting import epsilon_of
 from evergrove.rules.privacy.ledger import Budget
 from evergrove.rules.privacy.noise import normals
 from evergrove.rules.privacy.plan import NoisePlan
+from evergrove.rules.privacy.quantile import N_COUNTS, bucket
 from evergrove.rules.privacy.rounds import row_std
 from evergrove.rules.privacy.words import plan_of
 from evergrove.runtime.fog_noise import FogNoise, budget_of, empty
@@ -102,7 +103,7 @@ def test_what_goes_up_is_the_sums_and_the_streams_noise(opener: Open) -> None:
         worker.start()
         assert isinstance(submit(worker, device, body(i)), Receipt)
         worker.work()
-    assert [len(data) for data in chance.given] == [80] * 5
+    assert [len(data) for data in chance.given] == [8 * (LAYOUT.n_numbers + N_COUNTS)] * 5
     spent = worker.store.ledger().find(1, "north")
     assert spent is not None
     assert spent.rounds == 5
@@ -197,6 +198,79 @@ def test_what_goes_up_says_what_was_added_and_a_cloud_can_check_it(opener: Open)
             with pytest.raises(InvalidInput):
                 plan_of(msgspec.structs.replace(one, noise={k: v for k, v in one.noise.items() if k != key}))
     assert opener(budget_of(1.0, 1e-6, float("inf"))).noise.budget.lifetime is None
+
+
+def counts_of(*norms: float) -> NDArray[np.int64]:
+    """What updates of these norms add to the counts, under the tests' clip of 10."""
+    counts = np.zeros(N_COUNTS, np.int64)
+    for norm in norms:
+        where = bucket(norm, 10.0)
+        assert where is not None
+        counts[where] += 1
+    return counts
+
+
+def test_counts_of_norms_go_up_with_their_sum_once(opener: Open) -> None:
+    """Two rounds, two norms: the counts and z_q·S·C⁻¹Z of the same chance. Asked again by another worker, after an
+    attempt whose commit failed, they are the same bytes under the same name; the ledger has charged them with the sum.
+    """
+    chance = Chance()
+    worker = planned(opener(chance=chance), "a", "b")
+    for device, norm in (("a", 1.0), ("b", 30.0)):
+        assert isinstance(submit(worker, device, body(1, norm)), Receipt)
+    before = worker.store.kept(1)
+    with pytest.raises(RuntimeError, match="power"):
+        worker.store.seal(Cohort(1, 0), lambda kept: (_ for _ in ()).throw(RuntimeError("power")), 1.0)
+    assert (worker.sums(), worker.store.kept(1)) == ([], before)
+    worker.work()
+    first, second = worker.sums()
+    spent = worker.store.ledger().find(1, "north")
+    assert spent is not None
+    one = spent.plan
+    fresh = np.array([normals(data)[LAYOUT.n_numbers :] for data in chance.given])
+    c = one.blt.coefficients(2)
+    noise = one.quantile_std * np.linalg.solve(np.array([[1.0, 0.0], [c[1], 1.0]]), fresh)
+    assert np.abs(noise).max() > 20, "the noise is no decoration"
+    exact = np.array([counts_of(1.0), counts_of(10.0)])
+    assert np.abs(np.array([first.counts, second.counts]) - exact - noise).max() <= 0.5 + 1e-9
+    again = opener(chance=chance)
+    again.start()
+    assert again.sums() == [first, second]
+    (entry, _) = worker.store.history()
+    assert one.multiplier is not None
+    assert one.quantile_multiplier is not None
+    scale = (one.sensitivity(1) / one.sensitivity()) ** 2
+    assert entry.epsilon == epsilon_of(scale * (one.multiplier**-2 + one.quantile_multiplier**-2), 1e-6)
+    assert epsilon_of(one.mu_squared(one.rounds), 1e-6) <= 1.0
+    told = plan_of(first)
+    assert told is not None
+    assert told[0] == one
+    altered = msgspec.structs.replace(first, counts=second.counts)
+    with pytest.raises(InvalidInput, match="wrongly named"):
+        sums.check(altered)
+
+
+def test_without_noise_counts_are_exact(opener: Open) -> None:
+    """ε = ∞ either way; an update of nothing is in no count."""
+    worker = planned(opener(Budget(1e-6, None, None)), "a", "b", "c", cohort=3, cohort_min=3)
+    for device, norm in (("a", 1.0), ("b", 30.0), ("c", 0.0)):
+        assert isinstance(submit(worker, device, body(1, norm)), Receipt)
+    worker.work()
+    (one,) = worker.sums()
+    assert one.counts == tuple(counts_of(1.0, 10.0))
+
+
+def test_a_stream_that_began_without_counts_goes_on_without(opener: Open) -> None:
+    """What is promised at a generation's beginning holds to its end, whatever a newer program would do."""
+    noise = FogNoise("north", ONE, KEY)
+    gathered = plan(**ALONE)
+    ledger = ledgers.decode(noise.open(Kept(None, b""), gathered, 10, 0))
+    older = msgspec.structs.replace(ledger.streams[0].plan, quantile_multiplier=None)
+    known = ledgers.encode(ledgers.open_stream(ledgers.Ledger(ONE), older))
+    kept = Kept(None, noise.open(Kept(None, known), gathered, 10, 0))
+    noised = noise.close(kept, Cohort(1, 0), empty(10, 10.0))
+    assert noised.counts == ()
+    assert "quantile_multiplier" not in (noised.words or {})
 
 
 # ---- what is kept ----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from evergrove.rules import fleet, fleet_sums
 from evergrove.rules.aggregate import FogSum
 from evergrove.rules.params import Layout, Slot
 from evergrove.rules.privacy import rounds, words
-from evergrove.rules.privacy.accounting import calibrate, epsilon_of
+from evergrove.rules.privacy.accounting import calibrate, epsilon_of, split
 from evergrove.rules.privacy.ledger import Budget
 from evergrove.rules.privacy.optimise import optimise
 from evergrove.rules.privacy.plan import NoisePlan
@@ -83,13 +83,17 @@ def test_the_fisher_spares_what_the_release_relies_on() -> None:
 
 GATHER = Gather(cohort=4, clip=0.5, epsilon=1.0)
 BUDGET = Budget(1e-6, 1.0, 8.0)
+COUNTING = split(1.0, 1e-6)
+SILENT = {"multiplier": calibrate(1.0, 1e-6), "quantile_multiplier": None}
+"""A stream that counts no norms."""
+COUNTS = (-9, 4, 0, 0, 0, 0, 0, 0, 0, 8)
 
 
 def plan(**changes: Any) -> NoisePlan:
     """The plan of a fog for ε = 1."""
     values: dict[str, Any] = {
         "generation": 3, "fog": "north", "rounds": 8, "separation": 2, "participations": 2, "cohort": 4, "size": 4,
-        "clip": 0.5, "multiplier": calibrate(1.0, 1e-6), "blt": optimise(8, 2, 2),
+        "clip": 0.5, "multiplier": COUNTING[0], "blt": optimise(8, 2, 2), "quantile_multiplier": COUNTING[1],
     }  # fmt: skip
     return NoisePlan(**{**values, **changes})
 
@@ -99,6 +103,7 @@ def noised(made: NoisePlan | None, budget: Budget = BUDGET, **changes: Any) -> N
     values: dict[str, Any] = {
         "generation": 3, "base": LAYOUT.base, "basis": LAYOUT.basis, "n_updates": 4, "denominator": 4, "number": 2,
         "noise": None if made is None else words.words_of(made, budget),
+        "counts": COUNTS if made is not None and made.quantile_multiplier else (),
     }  # fmt: skip
     return noised_sum(np.ones(4, np.float32), **{**values, **changes})
 
@@ -111,6 +116,7 @@ def test_a_sum_with_the_noise_that_its_epsilon_asks_for_is_taken() -> None:
     assert cohort.epsilon == pytest.approx(epsilon_of(made.mu_squared(3), 1e-6))
     assert cohort.epsilon is not None
     assert 0 < cohort.epsilon < 1
+    assert cohort.norms == rounds.norms_of(made, 2, COUNTS)
     taken = fleet_sums.fog_sum("7", one_sum, GATHER)
     assert (taken.cohort, taken.noise_std) == (4, rounds.row_std(made, 2))
     assert math.isclose(taken.clip, 0.5, rel_tol=1e-5)
@@ -124,6 +130,10 @@ def test_a_sum_with_the_noise_that_its_epsilon_asks_for_is_taken() -> None:
         (plan(multiplier=1.0), BUDGET, {}, "ε = 1 asks for 4.2"),
         (plan(multiplier=calibrate(2.0, 1e-6)), Budget(1e-6, 2.0, 8.0), {}, "its noise is for ε = 2"),
         (plan(multiplier=calibrate(1.0, 1e-3)), Budget(1e-3, 1.0, 8.0), {}, "its δ is 0.001"),
+        (plan(quantile_multiplier=1.0), BUDGET, {}, "ε = 1 asks for 29.87"),
+        (plan(), BUDGET, {"counts": ()}, "0 counts of norms; 10 belong"),
+        (plan(), BUDGET, {"counts": (10**9,) * 10}, "a count of norms that 4 updates and their noise cannot give"),
+        (plan(**SILENT), BUDGET, {"counts": COUNTS}, "its noise plan does not foresee"),
         (plan(clip=0.6), BUDGET, {}, "clipped to 0.6; this cloud says 0.5"),
         (plan(), BUDGET, {"number": 8}, "round 8 of a plan for 8"),
         (plan(cohort=5), BUDGET, {}, "not of the noise plan that it names"),
@@ -146,12 +156,21 @@ def test_without_an_epsilon_of_its_own_a_cloud_takes_both_but_not_a_claim() -> N
     assert fleet_sums.refusal(noised(None), LAYOUT, gather) == ""
     assert fleet_sums.cohort_of("7", noised(None)).epsilon is None
     assert fleet_sums.refusal(noised(plan()), LAYOUT, gather) == ""
+    assert fleet_sums.refusal(noised(plan(**SILENT)), LAYOUT, gather) == ""
+    assert fleet_sums.refusal(noised(None, counts=(0,) * 9 + (4,)), LAYOUT, gather) == ""
+    assert "cannot give" in fleet_sums.refusal(noised(None, counts=(0,) * 9 + (9,)), LAYOUT, gather)
     assert "strength" in fleet_sums.refusal(noised(plan(multiplier=1e5)), LAYOUT, gather)
 
 
 def test_settings_have_ranges() -> None:
     """What makes no sense is found before anything runs; nothing written is the defaults."""
     assert load().gather == Gather()
-    for text in ("[gather]\ncohort = 0", "[gate]\nalpha = 2.0", "[consolidate]\nrule = 'max'", "[work]\ntick_s = nan"):
+    for text in (
+        "[gather]\ncohort = 0",
+        "[gather]\nquantile = 1.0",
+        "[gate]\nalpha = 2.0",
+        "[consolidate]\nrule = 'max'",
+        "[work]\ntick_s = nan",
+    ):
         with pytest.raises(ConfigError):
             load(text)

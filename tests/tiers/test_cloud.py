@@ -16,6 +16,7 @@ from evergrove.core.measures import Comparison
 from evergrove.core.rollout import FULL
 from evergrove.core.rollout import Policy as Stages
 from evergrove.rules import gate, rollout
+from evergrove.rules.privacy.quantile import N_COUNTS, Tally
 from evergrove.tiers.cloud import Policy, State, next_due, settle, step, under_way
 
 HAPPY, SAD, ALL = (1, 0), (2, 0), (0, 0)
@@ -277,6 +278,24 @@ def test_back_goes_on_from_the_old_line() -> None:
     assert (cloud.state.work, cloud.state.n_spent) == (None, 6)
 
 
+def test_counts_of_norms_are_added_up_once_by_fog() -> None:
+    """Handed up again, in another order, after its job: one tally; a refused sum adds nothing; folded, the same."""
+
+    def counting(number: int, fog: str = "north", generation: int = 1) -> CohortSum:
+        norms = ev.Norms((number,) * N_COUNTS, 3.0, 2.0 + number)
+        return msgspec.structs.replace(cohort(number, fog, generation), norms=norms)
+
+    cloud = Cloud()
+    for one in (counting(1), counting(0), counting(1), counting(4, "south"), counting(2, generation=9), cohort(3)):
+        cloud.hear(ev.CohortReceived(one))
+    until = cloud.state.norms
+    assert until["north"] == Tally((1,) * N_COUNTS, 2, 1, 3.0, 3.0)
+    assert until["south"] == Tally((4,) * N_COUNTS, 1, 4, 6.0, 3.0)
+    assert (until["north"].noise_std, until["south"].noise_std) == (3.0, 6.0 + 4 * 3.0)
+    assert cloud.folded() == cloud.state
+    assert msgspec.json.decode(msgspec.json.encode(cloud.state), type=State) == cloud.state
+
+
 def test_an_order_that_makes_no_sense_is_logged_as_refused() -> None:
     """And changes nothing, so that a fold of the log never meets it."""
     cloud = Cloud()
@@ -294,8 +313,10 @@ def test_the_next_generation() -> None:
     """Merged, judged without a gain, signed, rolled out: the next generation is gathered, and old sums fit nothing."""
     cloud = Cloud()
     cloud.hear(ev.CohortReceived(cohort(1)))
-    cloud.hear(ev.MergeRequested("me"))
+    cloud.hear(ev.MergeRequested("me", 2.5))
     assert cloud.asked(do.MergeGeneration) == do.MergeGeneration("cloud-00001", BASE, 1)
+    assert cloud.state.work is not None
+    assert (cloud.state.work.clip, cloud.state.merge_clip) == (2.5, None)
     assert cloud.hear(ev.MergeRequested("me")) == []
     cloud.hear(ev.CandidateMade("cloud-00001", "candidate of cloud-00001", None, 9.0))
     flat = measured("cloud-00001")

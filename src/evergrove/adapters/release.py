@@ -16,6 +16,7 @@ from evergrove.adapters.files import read_bounded
 from evergrove.core.errors import InvalidArtefact, InvalidInput
 from evergrove.core.release import FileRef, Manifest, sha256_hex
 from evergrove.rules.learnt import check_released, decode
+from evergrove.rules.privacy.clipping import CLIP_MAX, CLIP_MIN
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES_MAX = 1 << 20
@@ -99,6 +100,10 @@ def read_manifest(folder: Path) -> Release:
     if len(manifest.known) != len(sizes) or not all(0 <= n <= m for n, m in zip(manifest.known, sizes, strict=True)):
         raise InvalidArtefact(
             f"{folder / MANIFEST}: 'judged' is {list(manifest.known)}, the values are {list(sizes)}; get it again"
+        )
+    if manifest.clip is not None and not CLIP_MIN <= manifest.clip <= CLIP_MAX:
+        raise InvalidArtefact(
+            f"{folder / MANIFEST}: 'clip' is {manifest.clip:g}, not from {CLIP_MIN:g} to {CLIP_MAX:g}; get it again"
         )
     return Release(manifest, folder, sha256_hex(data))
 

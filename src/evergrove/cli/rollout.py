@@ -144,19 +144,39 @@ def refuse(
 
 
 @app.command("merge")
-def merge(cloud: CloudFolder, yes: Yes = False, as_json: AsJson = False) -> None:
+def merge(
+    cloud: CloudFolder,
+    clip: Annotated[
+        float | None,
+        typer.Option(
+            "--clip", metavar="C", help="Norm that its updates are clipped to. [what this one's norms ask for]"
+        ),
+    ] = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
     """Ask for the next generation: what was released is merged into the base, and a new A is learnt.
 
     Devices carry over what they have learnt, and send updates of the new generation once it is signed and everywhere.
+    Its clip is signed with it, and fogs that follow the repository take it from there. By default it is the private
+    quantile that `evergrove status CLOUD` shows; a number that you read off single updates would stand outside ε.
 
     Example: evergrove rollout merge cloud --yes
     """
+    from evergrove.rules.privacy.clipping import CLIP_MAX, CLIP_MIN
     from evergrove.runtime.rollouts import opened
 
-    confirm("Begin the next generation? Sums of this one that wait are dropped when it is everywhere.", yes)
+    if clip is not None and not CLIP_MIN <= clip <= CLIP_MAX:
+        raise UsageError(f"--clip {clip:g}: say one from {CLIP_MIN:g} to {CLIP_MAX:g}")
     with opened(cloud, wait_s=WAIT_S) as rollouts:
-        rollouts.feed(ev.MergeRequested("a person"), now_s())
-    _say(cloud, as_json)
+        seen = rollouts.proposed()
+    chosen, why = (seen.clip, seen.says) if clip is None else (clip, "as you say")
+    words = f"The next generation clips updates to {chosen:g}, this one to {seen.now:g}: {why}."
+    lost = "Sums of this one that wait are dropped when it is everywhere."
+    confirm(f"Begin the next generation? {words} {lost}", yes)
+    with opened(cloud, wait_s=WAIT_S) as rollouts:
+        rollouts.feed(ev.MergeRequested("a person", chosen), now_s())
+    _say(cloud, as_json, words)
 
 
 @app.command("status")

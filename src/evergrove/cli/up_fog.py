@@ -89,7 +89,8 @@ def fog(
     with 6.
 
     With --releases it gathers for every release that is signed there, and opens a new generation once its release is
-    everybody's: --release can be left out. What --set says is then for generations that open from now on.
+    everybody's: --release can be left out. What --set says is then for generations that open from now on; a clip that
+    a generation is signed with goes before.
 
     With --cloud it starts Flower's SuperNode and SuperExec beside it, and names the public key that the cloud must be
     given (as FOLDER/flower/fogs/NAME.pub there); it serves devices whether or not the cloud answers.

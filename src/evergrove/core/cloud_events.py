@@ -19,10 +19,23 @@ class CloudFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     """Base of the events."""
 
 
+class Norms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many updates of a cohort had which norm, noised as its sum is (``rules/privacy/quantile``).
+
+    ``noise_std`` is the deviation of the noise in each count, ``noise_sum_std`` that in the sum of this cohort's and
+    all before it in the fog's generation; 0 without noise.
+    """
+
+    counts: tuple[int, ...]
+    noise_std: float = 0.0
+    noise_sum_std: float = 0.0
+
+
 class CohortSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One cohort's noised sum as a fog hands it up: whose, which one of the generation, and its bytes by SHA-256.
 
-    ``epsilon`` is what the fog's devices have spent in this generation with it; None: no noise, no bound.
+    ``epsilon`` is what the fog's devices have spent in this generation with it; None: no noise, no bound. ``norms``
+    None: the fog counts none.
     """
 
     fog: str
@@ -32,6 +45,7 @@ class CohortSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n_bytes: int
     n_updates: int
     epsilon: float | None
+    norms: Norms | None = None
 
     @property
     def id(self) -> str:
@@ -80,9 +94,13 @@ class ConsolidationBegan(CloudFact, frozen=True, tag="consolidation_began"):
 
 
 class MergeRequested(CloudFact, frozen=True, tag="merge_requested"):
-    """Somebody asked for the next generation: B·A merged into the base, and a new A."""
+    """Somebody asked for the next generation: B·A merged into the base, and a new A.
+
+    ``clip`` is what its updates are to be clipped to; None: what those of this one are.
+    """
 
     by: str
+    clip: float | None = None
 
 
 class MergeBegan(CloudFact, frozen=True, tag="merge_began"):

@@ -28,11 +28,17 @@ class Gather(Section, frozen=True):
     cohort: Count = 100
     """K, the fixed denominator of every cohort: the fogs' ``cohort``."""
     clip: Positive = 1.0
-    """C, to which every update is clipped: the fogs' ``clip``."""
+    """C, to which every update is clipped: the fogs' ``clip``. A generation that is signed with a clip has that one."""
+    quantile: Share = 0.5
+    """γ, the part of updates that is to lie below the next generation's clip, by the fogs' private counts of norms."""
     epsilon: float = 0.0
     """The fogs' ε of a generation: a sum without noise, or with a plan for another ε, is refused. 0: any is taken."""
     delta: float = 1e-6
     """The largest δ of that ε."""
+
+    def signed(self, clip: float | None) -> "Gather":
+        """As it holds for a generation whose releases are signed with ``clip`` (None: with none)."""
+        return self if clip is None else msgspec.structs.replace(self, clip=clip)
 
 
 class Consolidation(Section, frozen=True):
@@ -153,6 +159,8 @@ def load(text: str = "", where: str = "cloud.toml") -> CloudSettings:
         raise ConfigError(
             f"{where}: consolidate.cohorts_min = {plan.cohorts_min} is more than cohorts = {plan.cohorts}"
         )
+    if not 0 < settings.gather.quantile < 1:
+        raise ConfigError(f"{where}: gather.quantile = {settings.gather.quantile:g}, must be above 0 and below 1")
     return settings
 
 

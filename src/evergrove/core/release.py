@@ -35,7 +35,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``adapter`` is what the fleet has learnt on top of the base: the release alone is both together (None: the base).
     It holds the row of every value of ``vocabulary`` that the base has none for. ``judged`` is how many values of each
     factor the golden set answers for, the first ones; the others are new to a device that meets them, and are judged
-    by its own golden pictures (None: all are judged).
+    by its own golden pictures (None: all are judged). ``clip`` is the norm that updates of its generation are
+    clipped to (None: what the fogs are told).
     """
 
     name: str
@@ -55,6 +56,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: int = 1
     adapter: FileRef | None = None
     judged: Code | None = None
+    clip: float | None = None
 
     @property
     def known(self) -> Code:

@@ -17,6 +17,7 @@ from evergrove.core.rollout import DeviceReport
 VERSION = 1
 VECTOR_BYTES_MAX = 64 << 20
 NOISE_KEYS_MAX = 32
+COUNTS_MAX, COUNT_MOST = 64, 1 << 62
 WORD_MAX = 256
 Noise = dict[str, str | int | float]
 
@@ -26,7 +27,8 @@ class NoisedSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``id`` is ``content_id`` of all the rest. ``base`` and ``basis`` are digests; ``number`` is the cohort's in its
     generation. ``n_updates`` came, ``denominator`` is the public, fixed one. ``noise`` says what was added, in flat
-    words and numbers; None: nothing was, ε = ∞. ``vector`` is little-endian float32.
+    words and numbers; None: nothing was, ε = ∞. ``vector`` is little-endian float32. ``counts`` are those of the
+    updates' norms, noised in the same round; empty: the fog gives none.
     """
 
     id: str
@@ -38,6 +40,7 @@ class NoisedSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     noise: Noise | None
     vector: bytes
     number: int = 0
+    counts: tuple[int, ...] = ()
 
     @property
     def values(self) -> NDArray[np.float32]:
@@ -70,9 +73,15 @@ def content_id(
     denominator: int,
     noise: Noise | None,
     vector: bytes,
+    counts: tuple[int, ...] = (),
 ) -> str:
-    """SHA-256 in hex over the msgpack array of a version and these fields in this order, keys of ``noise`` sorted."""
-    content = (VERSION, generation, number, base, basis, n_updates, denominator, noise, vector)
+    """SHA-256 in hex over the msgpack array of a version and these fields in this order, keys of ``noise`` sorted.
+
+    ``counts`` is left out where there are none.
+    """
+    content: tuple[object, ...] = (VERSION, generation, number, base, basis, n_updates, denominator, noise, vector)
+    if counts:
+        content = (*content, counts)
     return hashlib.sha256(_content.encode(content)).hexdigest()
 
 
@@ -86,11 +95,12 @@ def noised_sum(
     denominator: int,
     noise: Noise | None,
     number: int = 0,
+    counts: tuple[int, ...] = (),
 ) -> NoisedSum:
     """A sum, named by its content. Raises ``InvalidInput`` for what ``check`` refuses."""
     data = np.ascontiguousarray(vector, dtype="<f4").tobytes()
-    named = content_id(generation, number, base, basis, n_updates, denominator, noise, data)
-    one = NoisedSum(named, generation, base, basis, n_updates, denominator, noise, data, number)
+    named = content_id(generation, number, base, basis, n_updates, denominator, noise, data, counts)
+    one = NoisedSum(named, generation, base, basis, n_updates, denominator, noise, data, number, counts)
     check(one)
     return one
 
@@ -119,11 +129,14 @@ def check(one: NoisedSum) -> None:
     words = (one.base, one.basis, *(one.noise or {}), *(v for v in (one.noise or {}).values() if isinstance(v, str)))
     if any(len(word) > WORD_MAX for word in words):
         raise InvalidInput(f"sum {name}: a word of more than {WORD_MAX} characters")
+    if len(one.counts) > COUNTS_MAX or not all(-COUNT_MOST < count < COUNT_MOST for count in one.counts):
+        raise InvalidInput(f"sum {name}: {len(one.counts)} counts of norms, or one that no cohort can have")
     if not bool(np.isfinite(one.values).all()):
         raise InvalidInput(f"sum {name}: a number in it is not finite")
     content = content_id(
-        one.generation, one.number, one.base, one.basis, one.n_updates, one.denominator, one.noise, one.vector
-    )
+        one.generation, one.number, one.base, one.basis, one.n_updates, one.denominator, one.noise, one.vector,
+        one.counts,
+    )  # fmt: skip
     if one.id != content:
         raise InvalidInput(f"sum {name}: its content is {content[:12]}; it was damaged on its way, or wrongly named")
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from evergrove.core.errors import InvalidInput, UsageError
 from evergrove.rules.privacy.clipping import clip_factor, norm_of
+from evergrove.rules.privacy.quantile import N_COUNTS, bucket
 
 Float = TypeVar("Float", np.float32, np.float64)
 Vector = NDArray[np.float64]
@@ -33,11 +34,15 @@ FOGS_ROBUST = 5
 
 
 class CohortSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a cohort, or all of it: how many updates, and their sum on the grid of ``clip``, int64 of 8 bytes."""
+    """A part of a cohort, or all of it: how many updates, and their sum on the grid of ``clip``, int64 of 8 bytes.
+
+    ``counts``: how many of them had which norm before they were clipped (``privacy/quantile.bucket``).
+    """
 
     clip: float
     n_updates: int
     total: bytes
+    counts: tuple[int, ...] = (0,) * N_COUNTS
 
     @property
     def numbers(self) -> Fixed:
@@ -61,8 +66,7 @@ def on_grid(update: NDArray[Float], clip: float) -> Fixed:
 
     Checks that it is finite first. Raises ``InvalidInput`` as ``norm_of`` does.
     """
-    factor = clip_factor(norm_of(update), clip)
-    return np.trunc(update.astype(np.float64) * factor / quantum(clip)).astype(np.int64)
+    return _on_grid(update, norm_of(update), clip)
 
 
 def total(updates: Iterable[NDArray[Float]], size: int, clip: float) -> CohortSum:
@@ -70,15 +74,18 @@ def total(updates: Iterable[NDArray[Float]], size: int, clip: float) -> CohortSu
 
     Raises ``InvalidInput`` for an update of another size, or that is not finite; then nothing is summed.
     """
-    numbers, n = np.zeros(size, np.int64), 0
+    numbers, counts, n = np.zeros(size, np.int64), [0] * N_COUNTS, 0
     for update in updates:
         if update.shape != (size,):
             raise InvalidInput(f"an update of shape {update.shape} in a cohort of {size} numbers each: refuse it")
         if n == N_UPDATES_MAX:
             raise UsageError(f"a cohort holds at most {N_UPDATES_MAX} updates")
-        numbers += on_grid(update, clip)
+        norm = norm_of(update)
+        numbers += _on_grid(update, norm, clip)
+        if (where := bucket(norm, clip)) is not None:
+            counts[where] += 1
         n += 1
-    return CohortSum(clip, n, numbers.astype("<i8").tobytes())
+    return CohortSum(clip, n, numbers.astype("<i8").tobytes(), tuple(counts))
 
 
 def join(first: CohortSum, second: CohortSum) -> CohortSum:
@@ -88,7 +95,8 @@ def join(first: CohortSum, second: CohortSum) -> CohortSum:
     n = first.n_updates + second.n_updates
     if n > N_UPDATES_MAX:
         raise UsageError(f"a cohort holds at most {N_UPDATES_MAX} updates")
-    return CohortSum(first.clip, n, (first.numbers + second.numbers).astype("<i8").tobytes())
+    counts = tuple(a + b for a, b in zip(first.counts, second.counts, strict=True))
+    return CohortSum(first.clip, n, (first.numbers + second.numbers).astype("<i8").tobytes(), counts)
 
 
 class FogSum(msgspec.Struct, frozen=True):
@@ -168,3 +176,8 @@ def fault(one: FogSum) -> str:
         return "not finite"
     norm, most = norm_of(one.values), norm_most(one)
     return "" if norm <= most else f"a norm of {norm:.3g}; {one.cohort} clips and the noise make {most:.3g} at most"
+
+
+def _on_grid(update: NDArray[Float], norm: float, clip: float) -> Fixed:
+    factor = clip_factor(norm, clip)
+    return np.trunc(update.astype(np.float64) * factor / quantum(clip)).astype(np.int64)

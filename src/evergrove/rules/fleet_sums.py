@@ -6,14 +6,16 @@ noise, its plan is rebuilt from the sum's words and must be the one that the fog
 
 import math
 
-from evergrove.core.cloud_events import CohortSum
+from evergrove.core.cloud_events import CohortSum, Norms
 from evergrove.core.cloud_settings import Gather
 from evergrove.core.errors import InvalidInput
 from evergrove.core.sums import NoisedSum
 from evergrove.rules.aggregate import FogSum
 from evergrove.rules.params import Layout
-from evergrove.rules.privacy import rounds, words
-from evergrove.rules.privacy.accounting import calibrate, epsilon_of
+from evergrove.rules.privacy import quantile, rounds, words
+from evergrove.rules.privacy.accounting import calibrate, epsilon_of, split
+from evergrove.rules.privacy.ledger import Budget
+from evergrove.rules.privacy.plan import NoisePlan
 
 ROUNDING = 1e-6
 """A sum is handed up as float32: its norm may be larger by that much than that of its exact numbers."""
@@ -28,11 +30,14 @@ def cohort_of(fog: str, one: NoisedSum) -> CohortSum:
     except InvalidInput:  # refused for that, by ``refusal``
         planned = None
     epsilon = None
+    norms = Norms(one.counts) if one.counts else None
     if planned is not None:
         plan, budget = planned
         spent = epsilon_of(plan.mu_squared(min(one.number + 1, plan.rounds)), budget.delta)
         epsilon = spent if math.isfinite(spent) else None
-    return CohortSum(fog, one.generation, one.number, one.id, len(one.vector), one.n_updates, epsilon)
+        if norms is not None and one.number < plan.rounds:
+            norms = rounds.norms_of(plan, one.number, one.counts)
+    return CohortSum(fog, one.generation, one.number, one.id, len(one.vector), one.n_updates, epsilon, norms)
 
 
 def refusal(one: NoisedSum, layout: Layout, gather: Gather) -> str:
@@ -51,7 +56,9 @@ def refusal(one: NoisedSum, layout: Layout, gather: Gather) -> str:
     except InvalidInput as fault:
         return str(fault)
     if planned is None:
-        return f"it has no noise; this cloud asks for ε = {gather.epsilon:g}" if gather.epsilon else ""
+        if gather.epsilon:
+            return f"it has no noise; this cloud asks for ε = {gather.epsilon:g}"
+        return quantile.check_counts(one.counts, one.n_updates, 0.0) if one.counts else ""
     plan, budget = planned
     assert budget.generation is not None, "a plan with noise has a budget"
     if plan.clip != gather.clip:
@@ -62,10 +69,29 @@ def refusal(one: NoisedSum, layout: Layout, gather: Gather) -> str:
         return f"its δ is {budget.delta:g}; this cloud asks for {gather.delta:g} at most"
     if one.number >= plan.rounds:
         return f"it is round {one.number} of a plan for {plan.rounds}"
-    asked = calibrate(budget.generation, budget.delta)
-    if plan.multiplier is None or not asked / SLACK <= plan.multiplier <= asked * SLACK:
-        return f"its noise has the strength {plan.multiplier}, ε = {budget.generation:g} asks for {asked:.4g}"
+    return _of_strength(plan, budget) or _counted(one, plan)
+
+
+def _of_strength(plan: NoisePlan, budget: Budget) -> str:
+    """Why this noise is not what its ε asks for; empty where it is."""
+    assert budget.generation is not None, "a plan with noise has a budget"
+    asked: tuple[tuple[float | None, float], ...]
+    if plan.quantile_multiplier is None:
+        asked = ((plan.multiplier, calibrate(budget.generation, budget.delta)),)
+    else:
+        updates, counts = split(budget.generation, budget.delta)
+        asked = (plan.multiplier, updates), (plan.quantile_multiplier, counts)
+    for strength, right in asked:
+        if strength is None or not right / SLACK <= strength <= right * SLACK:
+            return f"its noise has the strength {strength}, ε = {budget.generation:g} asks for {right:.4g}"
     return ""
+
+
+def _counted(one: NoisedSum, plan: NoisePlan) -> str:
+    """Why its counts of norms are not those of its plan; empty where they are."""
+    if plan.quantile_multiplier is None:
+        return "it has counts of norms that its noise plan does not foresee" if one.counts else ""
+    return quantile.check_counts(one.counts, one.n_updates, rounds.norms_of(plan, one.number, ()).noise_std)
 
 
 def fog_sum(fog: str, one: NoisedSum, gather: Gather) -> FogSum:

@@ -46,7 +46,7 @@ FOG = (
     "If one operator runs fog and cloud, there is no differential privacy from that operator.",
 )
 CLOUD = (
-    "This cloud sees noised sums of cohorts, and devices' words on releases by name (these stand outside ε).",
+    "This cloud sees sums of cohorts and counts of norms, noised together; devices' words on releases stand outside ε.",
     "Each fog's operator sees the single updates of its own devices.",
     "If one operator runs fog and cloud, there is no differential privacy from that operator.",
 )
@@ -200,7 +200,7 @@ def _understated(ledger: Ledger, entries: tuple[Entry, ...]) -> list[str]:
         if stream is None or stream.plan.digest != entry.plan:
             faults.append(f"line {n} of the ε ledger is of a noise plan that the ledger does not know")
             continue
-        alone = Ledger(ledger.budget, (msgspec.structs.replace(stream, rounds=entry.cohort + 1, quantile=False),))
+        alone = Ledger(ledger.budget, (msgspec.structs.replace(stream, rounds=entry.cohort + 1),))
         spent = alone.epsilon_generation(entry.generation)
         if (math.inf if entry.epsilon is None else entry.epsilon) < spent * (1 - CLOSE):
             faults.append(

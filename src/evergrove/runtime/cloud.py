@@ -121,9 +121,7 @@ class CloudDriver:
                 cohort = fleet_sums.cohort_of(arrival.fog, arrival.sum)
                 why = ""
                 if cohort.generation == self.state.generation:
-                    why = fleet_sums.refusal(
-                        arrival.sum, self._layout_of(self.state.release), self._rollouts.settings.gather
-                    )
+                    why = fleet_sums.refusal(arrival.sum, self._layout_of(self.state.release), self._rollouts.gather())
                 if why:
                     effects = self._rollouts.feed(ev.CohortRefused(cohort, why), self._now_s())
                 else:

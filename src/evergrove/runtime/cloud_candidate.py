@@ -55,7 +55,8 @@ def make_up(rollouts: Rollouts, asked: do.SignRelease, source: Path) -> None:
     opened, work = open_release(source), rollouts.cloud.work
     merged = work is not None and work.purpose == "merge"
     if merged and not (folder / MANIFEST).exists():
-        cloud_merged.write(cloud, asked.candidate, opened, folder)
+        assert work is not None, "asked above"
+        cloud_merged.write(cloud, asked.candidate, opened, folder, work.clip)
     elif not folder.exists():
         cloud.files.make_folder(folder.parent)
         data, version = cloud.get(measure.scaled), opened.manifest.version + 1

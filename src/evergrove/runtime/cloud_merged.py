@@ -19,8 +19,11 @@ class Merged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     basis_bytes: int
 
 
-def write(cloud: CloudFolder, candidate: str, source: Release, folder: Path) -> None:
-    """The candidate as a whole release in ``folder``, of the next generation; the manifest goes last."""
+def write(cloud: CloudFolder, candidate: str, source: Release, folder: Path, clip: float | None) -> None:
+    """The candidate as a whole release in ``folder``, of the next generation; the manifest goes last.
+
+    ``clip`` is what updates of that generation are clipped to; None: as those of the one before.
+    """
     merged, old, files = read(cloud, candidate), source.manifest, cloud.files
     manifest = msgspec.structs.replace(
         old,
@@ -31,6 +34,7 @@ def write(cloud: CloudFolder, candidate: str, source: Release, folder: Path) -> 
         adapter=None,
         judged=old.known,
         fisher=None,
+        clip=old.clip if clip is None else clip,
     )
     files.make_folder(folder)
     files.sweep(folder)

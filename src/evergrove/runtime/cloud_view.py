@@ -6,6 +6,7 @@ import msgspec
 
 from evergrove.core.release import Publication
 from evergrove.rules import gate
+from evergrove.rules.privacy.quantile import Proposal
 from evergrove.tiers.cloud import Policy, State
 from evergrove.views import rollout
 from evergrove.views.rollout import RolloutView
@@ -45,7 +46,10 @@ class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CloudView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole. ``counted`` sums are ``waiting``, in the candidate, ``spent`` or ``dropped`` with their generation."""
+    """The whole. ``counted`` sums are ``waiting``, in the candidate, ``spent`` or ``dropped`` with their generation.
+
+    ``clip`` is this generation's, and what its private quantile proposes for the next one.
+    """
 
     generation: int
     release: str
@@ -61,9 +65,12 @@ class CloudView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gate_left: int
     devices: int
     rollout: RolloutView
+    clip: Proposal
 
 
-def of(policy: Policy, state: State, published: Sequence[Publication], devices: int, now_s: float) -> CloudView:
+def of(
+    policy: Policy, state: State, published: Sequence[Publication], devices: int, clip: Proposal, now_s: float
+) -> CloudView:
     """The view of a state; ``published`` are the versions that were signed, ``devices`` how many are known."""
     good, work = state.rollout.good, state.work
     lineage = tuple(
@@ -85,5 +92,5 @@ def of(policy: Policy, state: State, published: Sequence[Publication], devices: 
         max(now_s - state.since_s, 0.0) if state.waiting else None, state.n_spent, state.n_dropped, state.epsilon,
         candidate, work.job if work is not None and work.stage == "sign" else None,
         0 if gate.is_spent(state.looking, policy.gate) else policy.gate.updates_max - state.looking.n_updates,
-        devices, rollout.of(state.rollout, now_s),
+        devices, rollout.of(state.rollout, now_s), clip,
     )  # fmt: skip

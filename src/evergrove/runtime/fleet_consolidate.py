@@ -44,10 +44,9 @@ def consolidate(job: ConsolidateJob, learning: Learning) -> Made:
     held, layout = released(release)
     vector = params.flat(held.tensors, held.vocabulary, layout).astype(np.float64)
     # 2. The sums, as what the cloud's own plan makes of them.
-    how = job.settings.consolidate
+    how, gather = job.settings.consolidate, job.settings.gather.signed(release.manifest.clip)
     sums = [
-        fleet.Cohort(one.id, fleet_sums.fog_sum(one.fog, cloud.read_sum(one.digest), job.settings.gather))
-        for one in job.cohorts
+        fleet.Cohort(one.id, fleet_sums.fog_sum(one.fog, cloud.read_sum(one.digest), gather)) for one in job.cohorts
     ]
     server = None if job.server is None else msgspec.msgpack.decode(cloud.get(job.server), type=ServerState)
     # 3. One step.

@@ -22,7 +22,7 @@ from evergrove.core.sums import Noise
 from evergrove.rules.aggregate import CohortSum
 from evergrove.rules.privacy import ledger as ledgers
 from evergrove.rules.privacy import rounds, words
-from evergrove.rules.privacy.accounting import calibrate
+from evergrove.rules.privacy.accounting import split
 from evergrove.rules.privacy.blt import Blt, Vector
 from evergrove.rules.privacy.history import Entry
 from evergrove.rules.privacy.ledger import Budget, Ledger, Spent
@@ -44,12 +44,13 @@ LIFETIME = 8.0
 class Noised:
     """One round's outcome: what may leave, what is kept with it, and what is said about it.
 
-    ``denominator`` is the plan's K. ``epsilon`` is what the generation has spent with it (None: no bound). ``words``
-    go up with the sum. ``over`` says why no other round of this generation fits into the budget; "" where one does, or
-    the rounds are over anyway.
+    ``counts`` are those of norms, noised too. ``denominator`` is the plan's K. ``epsilon`` is what the generation has
+    spent with it (None: no bound). ``words`` go up with the sum. ``over`` says why no other round of this generation
+    fits into the budget; "" where one does, or the rounds are over anyway.
     """
 
     values: Vector
+    counts: tuple[int, ...]
     kept: Kept
     entry: Entry
     denominator: int
@@ -136,15 +137,14 @@ class FogNoise:
         """The stream's constants; ``known``: its matrix and strength are kept, whatever a newer optimiser would say."""
         epsilon, delta = self.budget.generation, self.budget.delta
         if known is not None:
-            blt, multiplier = known.blt, known.multiplier
+            blt, strengths = known.blt, (known.multiplier, known.quantile_multiplier)
         elif epsilon is None:
-            blt, multiplier = Blt(), None
+            blt, strengths = Blt(), (None, None)
         else:
-            blt = optimise(plan.rounds, plan.separation, plan.participations)
-            multiplier = calibrate(epsilon, delta)
+            blt, strengths = optimise(plan.rounds, plan.separation, plan.participations), split(epsilon, delta)
         return NoisePlan(
             plan.generation, self._fog, plan.rounds, plan.separation, plan.participations, plan.cohort, size,
-            plan.clip, multiplier, blt,
+            plan.clip, strengths[0], blt, strengths[1],
         )  # fmt: skip
 
     # ---- rounds ------------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ class FogNoise:
         plan, state = spent.plan, self._state(kept, spent)
         fresh = None
         if plan.multiplier is not None:
-            fresh = normals(self._chance(16 * -(-plan.size // 2)))[: plan.size]
+            fresh = normals(self._chance(16 * -(-plan.width // 2)))[: plan.width]
         closed = rounds.close(plan, total, state, ledger, fresh)
         sealed_state = None if plan.multiplier is None else self._sealed(closed.state, plan)
         epsilon = _finite(closed.ledger.epsilon_generation(plan.generation))
@@ -179,6 +179,7 @@ class FogNoise:
         )  # fmt: skip
         return Noised(
             closed.values,
+            closed.counts,
             Kept(sealed_state, ledgers.encode(closed.ledger)),
             entry,
             plan.cohort,

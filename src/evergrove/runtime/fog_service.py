@@ -262,6 +262,7 @@ class FogService:
         head = sums.noised_sum(
             params.decode(data, layout), generation=cohort.generation, base=layout.base, basis=layout.basis,
             n_updates=total.n_updates, denominator=noised.denominator, noise=noised.words, number=cohort.number,
+            counts=noised.counts,
         )  # fmt: skip
         return Sealed(data, head, noised.epsilon, noised.kept, noised.entry, "", then)
 
@@ -274,12 +275,20 @@ class FogService:
             yield params.decode(data, layout)
 
 
-def plan_of(layout: params.Layout, releases: Sequence[str], gathering: Gathering) -> fog.Plan:
-    """The plan to gather one layout by. ``releases``: the manifests (SHA-256) whose devices may take part."""
+def plan_of(
+    layout: params.Layout, releases: Sequence[str], gathering: Gathering, clip: float | None = None
+) -> fog.Plan:
+    """The plan to gather one layout by. ``releases``: the manifests (SHA-256) whose devices may take part.
+
+    ``clip`` is what their generation is signed with (None: nothing, that of ``gathering``); ``norm_max`` keeps its
+    distance to it.
+    """
     sizes = (layout.n_bytes("float16"), layout.n_bytes("float32"))
+    values = msgspec.structs.asdict(gathering)
+    if clip is not None:
+        values |= {"clip": clip, "norm_max": clip * max(gathering.norm_max / gathering.clip, 1.0)}
     return fog.Plan(
-        layout.generation, layout.base, layout.basis, layout.digest, tuple(releases), sizes,
-        **msgspec.structs.asdict(gathering),
+        layout.generation, layout.base, layout.basis, layout.digest, tuple(releases), sizes, **values,
     )  # fmt: skip
 
 

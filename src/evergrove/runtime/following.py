@@ -33,9 +33,9 @@ class Follower:
     def __init__(
         self, service: FogService, repository: Path, gathering: Gathering, client: Callable[[], ReleaseClient | None]
     ) -> None:
-        """``gathering``: for generations that open from now on. ``client`` gives None while there is nothing to read.
+        """``gathering``: for generations that open from now on, but for a clip that one is signed with.
 
-        See ``client_of``.
+        ``client`` gives None while there is nothing to read, see ``client_of``.
         """
         self._service, self._repository, self._gathering, self._make = service, repository, gathering, client
         self._client: ReleaseClient | None = None
@@ -81,9 +81,12 @@ class Follower:
         assert self._client is not None, "the release was read by it"
         base, basis = self._client.contents((manifest.base, manifest.basis))
         layout = params.layout_of(manifest, base, basis)
-        plan = plan_of(layout, self._admitted((), layout), self._gathering)
+        plan = plan_of(layout, self._admitted((), layout), self._gathering, manifest.clip)
         self._service.open(plan, layout)
-        log.warning("generation %d is open; releases that it gathers for: %d", plan.generation, len(plan.releases))
+        log.warning(
+            "generation %d is open; releases that it gathers for: %d; clip %g",
+            plan.generation, len(plan.releases), plan.clip,
+        )  # fmt: skip
 
     def _add(self, plan: Plan) -> None:
         layout = self._service.layout(plan.generation)

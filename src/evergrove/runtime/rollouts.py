@@ -24,18 +24,19 @@ import msgspec
 
 from evergrove.adapters.files import Files, read_bounded
 from evergrove.adapters.log import Codec, EventLog
-from evergrove.adapters.release import open_release
+from evergrove.adapters.release import open_release, read_manifest
 from evergrove.adapters.tuf_keys import ONLINE, Signers, load_keys
 from evergrove.adapters.tuf_metadata import CARD, LIFE
 from evergrove.adapters.tuf_repository import Repository
 from evergrove.core import cloud_effects as do
 from evergrove.core import cloud_events as ev
-from evergrove.core.cloud_settings import CloudSettings
+from evergrove.core.cloud_settings import CloudSettings, Gather
 from evergrove.core.errors import AgentBusy, CorruptState, UsageError
 from evergrove.core.release import Publication
 from evergrove.core.rollout import Policy, Stage
 from evergrove.media.packs import pack_bytes
 from evergrove.rules import gate, rollout
+from evergrove.rules.privacy.quantile import Proposal, proposal
 from evergrove.runtime import cloud_golden
 from evergrove.runtime.cloud_folder import CloudFolder
 from evergrove.tiers import cloud as tier
@@ -59,6 +60,7 @@ class Rollouts:
         self.repository = Repository(folder / "repository", files)
         self._log = EventLog(folder / "log", CODEC, files=files)
         self.cloud, self._seq = tier.State(), 0
+        self._gather: tuple[str, Gather] | None = None
         self._snapshot_seq = 0
         self.catch_up()
 
@@ -109,6 +111,23 @@ class Rollouts:
             self.repository.direct(told, self._online(), now_s)
         elif self.repository.expires_s()["timestamp"] - now_s < LIFE["timestamp"].total_seconds() / 2:
             self.repository.refresh(self._online(), now_s)
+
+    # ---- the generation --------------------------------------------------------------------------------------------
+
+    def gather(self) -> Gather:
+        """What sums of the present generation must be of: the settings, and the clip that it is signed with."""
+        if not self.cloud.release:
+            return self.settings.gather
+        if self._gather is None or self._gather[0] != self.cloud.release:
+            folder = self.files.unpacked(self.cloud.release, self.repository.folder / "targets")
+            clip = read_manifest(folder).manifest.clip
+            self._gather = (self.cloud.release, self.settings.gather.signed(clip))
+        return self._gather[1]
+
+    def proposed(self) -> Proposal:
+        """The next generation's clip, by the private quantile of this one's norms."""
+        gather = self.gather()
+        return proposal(gather.clip, self.cloud.norms.values(), gather.quantile)
 
     # ---- releases --------------------------------------------------------------------------------------------------
 

@@ -53,10 +53,9 @@ def test_one_round_by_hand() -> None:
 
 
 def test_a_stream_made_for_the_budget_ends_exactly_with_it() -> None:
-    """Calibrated to ε = 1, all its rounds and its count of norms fit, and nothing after them."""
+    """Calibrated to ε = 1, all its rounds with their counts of norms fit, and nothing after them."""
     z, counts = split(1.0, 1e-6)
-    one = plan(multiplier=z, quantile_multiplier=counts)
-    book = ledger.charge_quantile(released(one, 12, Budget(generation=1.0)), 3, "north")
+    book = released(plan(multiplier=z, quantile_multiplier=counts), 12, Budget(generation=1.0))
     assert 1 - 1e-5 < book.epsilon_generation(3) <= 1.0
     with pytest.raises(BudgetSpent, match="has released the 12 rounds"):
         ledger.charge_round(book, 3, "north", 12)
@@ -90,16 +89,16 @@ def test_a_lifetime_adds_generations_up_and_takes_the_worst_fog_of_each() -> Non
         spend(book, msgspec.structs.replace(one, generation=room), 12)
 
 
-def test_the_count_of_norms_is_set_aside_from_the_first_round() -> None:
-    """The last round is refused where only the count would still fit; the count is then still possible, once."""
-    z, counts = split(1.0, 1e-6, share=0.3)
-    one = plan(multiplier=z * (1 - 1e-3), quantile_multiplier=counts)  # a little less noise: not quite all rounds fit
-    book, done = as_far_as_it_goes(one, Budget(generation=1.0))
-    assert 0 < done < 12
-    book = ledger.charge_quantile(book, 3, "north")
-    assert book.epsilon_generation(3) <= 1.0
-    with pytest.raises(UsageError, match="counted already"):
-        ledger.charge_quantile(book, 3, "north")
+def test_counts_of_norms_cost_what_they_add() -> None:
+    """By hand: z = 20 and z_q = 90 after all rounds, μ² = 1/400 + 1/8100. Noise made for the sums alone does not pay
+    for the counts as well: the last rounds are refused.
+    """
+    assert released(PLAN, 12).epsilon_generation(3) == pytest.approx(epsilon_of(1 / 400 + 1 / 8100, 1e-6))
+    both, _ = as_far_as_it_goes(plan(multiplier=calibrate(1.0, 1e-6), quantile_multiplier=9.0), Budget(generation=1.0))
+    found = both.find(3, "north")
+    assert found is not None
+    assert 0 < found.rounds < 12
+    assert both.epsilon_generation(3) <= 1.0
 
 
 def test_without_noise_epsilon_is_infinite_and_a_budget_refuses_it() -> None:
@@ -118,7 +117,7 @@ def test_the_ledger_for_people() -> None:
     book = spend(released(PLAN, 12), plan(generation=4, fog="south", quantile_multiplier=None), 3)
     first, second = ledger.lines(book)
     assert (first.rounds, first.rounds_most, second.rounds, second.fog) == (12, 12, 3, "south")
-    assert first.epsilon == first.epsilon_lifetime == pytest.approx(epsilon(20.0, 1e-6))
+    assert first.epsilon == first.epsilon_lifetime == pytest.approx(epsilon_of(20.0**-2 + 90.0**-2, 1e-6))
     assert second.epsilon == pytest.approx(book.epsilon_generation(4))
     assert second.epsilon_lifetime == pytest.approx(book.epsilon_lifetime())
     (off,) = ledger.lines(released(plan(multiplier=None, quantile_multiplier=None), 1))
@@ -134,8 +133,6 @@ def test_rounds_come_in_order_and_once() -> None:
         ledger.charge_round(book, 3, "north", 4)
     with pytest.raises(UsageError, match="open it first"):
         ledger.charge_round(book, 3, "south", 0)
-    with pytest.raises(UsageError, match="foresees no count"):
-        ledger.charge_quantile(released(plan(quantile_multiplier=None), 1), 3, "north")
 
 
 def test_a_cloud_charges_what_it_is_handed_and_all_that_was_withheld() -> None:
@@ -171,48 +168,47 @@ def test_copies_that_contradict_each_other() -> None:
 
 
 def worst_mu_squared(one: NoisePlan, n: int) -> float:
-    """μ² of n rounds by trying every pattern of taking part on the dense matrix."""
+    """μ² of n rounds by trying every pattern of taking part on the dense matrix, sums and counts of norms alike."""
     if n == 0:
         return 0.0
     assert one.multiplier is not None
+    assert one.quantile_multiplier is not None
     C, worst = toeplitz(one.blt.coefficients(one.rounds), np.zeros(one.rounds))[:n, :n], 0.0
     for size in range(1, one.participations + 1):
         for rounds in combinations(range(n), size):
             if all(later - earlier >= one.separation for earlier, later in pairwise(rounds)):
                 worst = max(worst, float(np.linalg.norm(C[:, list(rounds)].sum(axis=1))))
-    return (worst * one.clip / one.noise_std) ** 2
+    return (worst * one.clip / one.noise_std) ** 2 + (worst / one.quantile_std) ** 2
 
 
 @settings(max_examples=12, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 2), st.sampled_from("ab"), st.booleans()), min_size=1, max_size=40),
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from("ab")), min_size=1, max_size=40),
     st.sampled_from([None, 1.0]),
     st.floats(2, 40),
+    st.floats(0.5, 4),
 )
-def test_it_never_counts_too_little(acts: list[tuple[int, str, bool]], bound: float | None, z: float) -> None:
-    """Any order of rounds and counts at two fogs: ε is at least what a user in the worst pattern truly spent, by
-    Google's composition of every query, and never past the budget. A crash back to an older copy, merged with what
-    the cloud has, loses nothing.
+def test_it_never_counts_too_little(acts: list[tuple[int, str]], bound: float | None, z: float, counts: float) -> None:
+    """Any order of rounds at two fogs: ε is at least what a user in the worst pattern truly spent, by Google's
+    composition of every sum and every count of norms, and never past the budget. A crash back to an older copy, merged
+    with what the cloud has, loses nothing.
     """
     import dp_accounting
     from dp_accounting import pld
 
     plans = {
-        (g, f): plan(generation=g, fog=f, rounds=6, separation=2, multiplier=z, quantile_multiplier=3 * z)
+        (g, f): plan(generation=g, fog=f, rounds=6, separation=2, multiplier=z, quantile_multiplier=counts * z)
         for g in range(3)
         for f in "ab"
     }
     book = cloud = Ledger(Budget(generation=bound, lifetime=bound))
-    for generation, fog, count in acts:
+    for generation, fog in acts:
         before = book
         try:
             book = ledger.open_stream(book, plans[generation, fog])
             spent = book.find(generation, fog)
             assert spent is not None
-            if count:
-                book = ledger.charge_quantile(book, generation, fog)
-            else:
-                book = ledger.charge_round(book, generation, fog, spent.rounds)
+            book = ledger.charge_round(book, generation, fog, spent.rounds)
         except EvergroveError:
             assert book.streams[: len(before.streams)] == before.streams or len(book.streams) > len(before.streams)
         cloud = ledger.merge(cloud, book)
@@ -221,14 +217,14 @@ def test_it_never_counts_too_little(acts: list[tuple[int, str, bool]], bound: fl
 
     events, by_generation = [], {}
     for s in book.streams:
-        one = worst_mu_squared(s.plan, s.rounds) + (s.quantile and (3 * z) ** -2)
+        one = worst_mu_squared(s.plan, s.rounds)
         if one > by_generation.get(s.plan.generation, (0.0, None))[0]:
             by_generation[s.plan.generation] = (one, s)
     for _, s in by_generation.values():
-        if s.rounds:
-            events.append(dp_accounting.GaussianDpEvent(worst_mu_squared(s.plan, s.rounds) ** -0.5))
-        if s.quantile:
-            events.append(dp_accounting.GaussianDpEvent(3 * z))
+        if s.rounds:  # apart: the sums, then the counts
+            whole = worst_mu_squared(s.plan, s.rounds)
+            part = whole / (1 + counts**-2)
+            events += [dp_accounting.GaussianDpEvent(mu2**-0.5) for mu2 in (part, whole - part)]
     if events:
         truth = pld.PLDAccountant().compose(dp_accounting.ComposedDpEvent(events)).get_epsilon(1e-6)
         assert book.epsilon_lifetime() >= truth * (1 - 1e-6) - 1e-6
@@ -236,15 +232,10 @@ def test_it_never_counts_too_little(acts: list[tuple[int, str, bool]], bound: fl
             assert truth <= bound * (1 + 1e-6)
 
 
-BOOKS = st.lists(
-    st.tuples(st.integers(0, 3), st.sampled_from("abc"), st.integers(0, 12), st.booleans()), max_size=8
-).map(
+BOOKS = st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abc"), st.integers(0, 12)), max_size=8).map(
     lambda rows: Ledger(
         FREE,
-        tuple(
-            Spent(plan(generation=g, fog=f), n, q)
-            for (g, f), (n, q) in sorted({(g, f): (n, q) for g, f, n, q in rows}.items())
-        ),
+        tuple(Spent(plan(generation=g, fog=f), n) for (g, f), n in sorted({(g, f): n for g, f, n in rows}.items())),
     )
 )
 
@@ -262,7 +253,6 @@ def test_merging_copies_is_a_join(a: Ledger, b: Ledger, c: Ledger) -> None:
             found = both.find(s.plan.generation, s.plan.fog)
             assert found is not None
             assert found.rounds >= s.rounds
-            assert found.quantile >= s.quantile
     assert ledger.decode(ledger.encode(both)) == both
 
 
@@ -329,6 +319,7 @@ def test_a_bit_flip_is_refused_or_read_as_what_it_says(data: st.DataObject) -> N
         {"multiplier": 0.0},
         {"multiplier": math.inf},
         {"quantile_multiplier": -1.0},
+        {"multiplier": None},
         {"version": 2},
     ],
 )

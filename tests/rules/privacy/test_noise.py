@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noise_plans import PLAN, plan
+from noise_plans import PLAN as COUNTING
+from noise_plans import plan
 from scipy import stats
 from scipy.linalg import toeplitz
 
@@ -13,12 +14,17 @@ from evergrove.core.errors import CorruptState, UsageError
 from evergrove.rules.privacy.blt import Blt
 from evergrove.rules.privacy.noise import NoiseState, advance, normals, start
 
+PLAN = plan(quantile_multiplier=None)
+"""Six numbers a round, and no counts of norms beside them."""
+
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 0.24)), max_size=4), st.integers(1, 30), st.integers(0, 99))
 def test_streaming_is_the_dense_inverse(pairs: list[tuple[float, float]], n: int, seed: int) -> None:
     """n rounds of it, serialised in between, are the n rows of C⁻¹ Z."""
-    one = plan(blt=Blt(tuple(t for t, _ in pairs), tuple(w for _, w in pairs)), size=3, rounds=n)
+    one = plan(
+        blt=Blt(tuple(t for t, _ in pairs), tuple(w for _, w in pairs)), size=3, rounds=n, quantile_multiplier=None
+    )
     fresh = np.random.default_rng(seed).standard_normal((n, 3))
     C = toeplitz(one.blt.coefficients(n), np.zeros(n))
     state, rows = start(one), []
@@ -32,7 +38,7 @@ def test_streaming_is_the_dense_inverse(pairs: list[tuple[float, float]], n: int
 
 def test_the_running_sum_of_the_noise_grows_as_the_loss_says() -> None:
     """4000 streams: the last running sum spreads as the longest row of A·C⁻¹, and half as far as independent noise."""
-    n, one = 50, plan(blt=Blt((0.97, 0.6), (0.2, 0.3)), size=4000, rounds=50)
+    n, one = 50, plan(blt=Blt((0.97, 0.6), (0.2, 0.3)), size=4000, rounds=50, quantile_multiplier=None)
     rng, state, total = np.random.default_rng(1), start(one), np.zeros(4000)
     for _ in range(n):
         state, noise = advance(one, state, rng.standard_normal(4000))
@@ -48,6 +54,7 @@ def test_memory_is_the_buffers_whatever_the_round() -> None:
     for _ in range(10):
         assert len(state.buffers) == 2 * 6 * 8
         state, _ = advance(PLAN, state, np.ones(6))
+    assert len(start(COUNTING).buffers) == 2 * 16 * 8, "ten counts of norms have noise of the same stream"
 
 
 def test_the_secret_is_not_printed() -> None:
@@ -61,7 +68,7 @@ def test_another_plan_or_a_damaged_state_is_refused() -> None:
     """C is constant in a generation: the state goes on under its own plan only."""
     state = start(PLAN)
     with pytest.raises(CorruptState, match="goes on only under the plan"):
-        advance(plan(blt=Blt((0.9, 0.3), (0.3, 0.2))), state, np.zeros(6))
+        advance(plan(blt=Blt((0.9, 0.3), (0.3, 0.2)), quantile_multiplier=None), state, np.zeros(6))
     with pytest.raises(CorruptState, match="88 bytes"):
         advance(PLAN, msgspec.structs.replace(state, buffers=state.buffers[8:]), np.zeros(6))
     with pytest.raises(CorruptState, match="not finite"):

@@ -29,26 +29,34 @@ def cohort(seed: int, one: NoisePlan = PLAN, n: int = 5) -> CohortSum:
 
 
 def test_a_stream_is_the_sums_plus_the_correlated_noise() -> None:
-    """Twelve rounds: what is handed up differs from the sums by σ·C⁻¹Z, to half a step of the grid."""
+    """Twelve rounds: what is handed up differs from the sums by σ·C⁻¹Z, to half a step of the grid; the counts of norms
+    go through the same stream, on whole numbers.
+    """
     state, book = begun()
-    fresh = np.random.default_rng(5).standard_normal((12, 6))
-    handed, sums = [], []
+    fresh = np.random.default_rng(5).standard_normal((12, PLAN.width))
+    handed, sums, counted, counts = [], [], [], []
     for i in range(12):
         closed = close(PLAN, cohort(i), state, book, fresh[i])
         handed.append(closed.values)
         sums.append(cohort(i).values)
+        counted.append(closed.counts)
+        counts.append(cohort(i).counts)
         state, book = closed.state, closed.ledger
     C = np.array([[PLAN.blt.coefficients(12)[i - j] if i >= j else 0.0 for j in range(12)] for i in range(12)])
-    expected = PLAN.noise_std * np.linalg.solve(C, fresh)
+    rows = np.linalg.solve(C, fresh)
+    expected = PLAN.noise_std * rows[:, :6]
     assert np.abs(np.array(handed) - np.array(sums) - expected).max() <= 0.51 * quantum(PLAN.clip)
     assert PLAN.noise_std == pytest.approx(20 * PLAN.sensitivity() * 0.75)
+    assert np.abs(np.array(counted) - np.array(counts) - PLAN.quantile_std * rows[:, 6:]).max() <= 0.5 + 1e-9
+    assert PLAN.quantile_std == pytest.approx(90 * PLAN.sensitivity())
+    assert np.sum(counts) == 12 * 5, "each of 60 updates is in one count"
     with pytest.raises(BudgetSpent, match="begin a new generation"):
         close(PLAN, cohort(12), state, book, fresh[0])
 
 
 def test_what_is_handed_up_lies_on_the_grid() -> None:
     """Sum and noise are added as whole numbers: no low bit of a float tells one from the other (Mironov 2012)."""
-    closed = close(PLAN, cohort(1), *begun(), np.random.default_rng(0).standard_normal(6))
+    closed = close(PLAN, cohort(1), *begun(), np.random.default_rng(0).standard_normal(PLAN.width))
     steps = closed.values / quantum(PLAN.clip)
     assert np.array_equal(steps, np.rint(steps))
 
@@ -60,12 +68,13 @@ def test_without_noise_the_sum_is_exact_and_epsilon_infinite() -> None:
     assert np.array_equal(closed.values, cohort(1, off).values)
     assert closed.state.round == 1
     assert closed.ledger.epsilon_lifetime() == float("inf")
+    assert closed.counts == cohort(1, off).counts
     assert row_std(off, 0) == 0
 
 
 def test_a_withheld_cohort_is_closed_empty() -> None:
     """A round that is thrown away still is a round: b and k count it."""
-    closed = close(PLAN, total([], 6, PLAN.clip), *begun(), np.ones(6))
+    closed = close(PLAN, total([], 6, PLAN.clip), *begun(), np.ones(PLAN.width))
     assert closed.state.round == 1
     assert closed.ledger.find(3, "north") == ledger.Spent(PLAN, 1)
 
@@ -76,7 +85,7 @@ def test_a_withheld_cohort_is_closed_empty() -> None:
 def test_one_round_has_one_noise() -> None:
     """The step is a function: again with the same arguments it gives the same bytes; after it, it is refused."""
     state, book = begun()
-    fresh = np.random.default_rng(2).standard_normal(6)
+    fresh = np.random.default_rng(2).standard_normal(PLAN.width)
     first, again = (close(PLAN, cohort(1), state, book, fresh) for _ in range(2))
     assert first.values.tobytes() == again.values.tobytes()
     assert (first.state, first.ledger) == (again.state, again.ledger)
@@ -90,9 +99,9 @@ def test_the_clip_is_constant_in_a_generation() -> None:
     """A cohort clipped otherwise, or a plan with another clip, is not of this stream."""
     state, book = begun()
     with pytest.raises(UsageError, match="for the whole generation"):
-        close(PLAN, cohort(1, plan(clip=0.7)), state, book, np.zeros(6))
+        close(PLAN, cohort(1, plan(clip=0.7)), state, book, np.zeros(PLAN.width))
     with pytest.raises(UsageError, match="no stream under this plan"):
-        close(plan(clip=0.7), cohort(1, plan(clip=0.7)), state, book, np.zeros(6))
+        close(plan(clip=0.7), cohort(1, plan(clip=0.7)), state, book, np.zeros(PLAN.width))
 
 
 def test_the_denominator_is_public_and_fixed_and_weights_are_uniform() -> None:
@@ -102,9 +111,9 @@ def test_the_denominator_is_public_and_fixed_and_weights_are_uniform() -> None:
     closed = close(off, two, *begun(off), None)
     assert combine([handed_up(off, 0, closed.values)]).values == pytest.approx(np.full(6, 0.3 / 5))
     with pytest.raises(UsageError, match="public denominator is 5"):
-        close(PLAN, cohort(1, n=6), *begun(), np.zeros(6))
+        close(PLAN, cohort(1, n=6), *begun(), np.zeros(PLAN.width))
     with pytest.raises(UsageError, match="7 numbers"):
-        close(PLAN, cohort(1, plan(size=7)), *begun(), np.zeros(6))
+        close(PLAN, cohort(1, plan(size=7)), *begun(), np.zeros(PLAN.width))
 
 
 def test_no_update_counts_more_than_the_clip() -> None:
@@ -119,14 +128,14 @@ def test_the_budget_is_asked_before_anything_is_made() -> None:
     """A refused round has no noise, no sum and no entry."""
     tight = Budget(generation=0.1, lifetime=None)
     state, book = begun(PLAN, tight)
-    while (charged := book.find(3, "north")) is not None and PLAN.mu_squared(charged.rounds + 1, True) < (
+    while (charged := book.find(3, "north")) is not None and PLAN.mu_squared(charged.rounds + 1) < (
         mu_squared_within(0.1, 1e-6)
     ):
-        closed = close(PLAN, cohort(state.round), state, book, np.ones(6))
+        closed = close(PLAN, cohort(state.round), state, book, np.ones(PLAN.width))
         state, book = closed.state, closed.ledger
     assert 0 < state.round < 12
     with pytest.raises(BudgetSpent):
-        close(PLAN, cohort(state.round), state, book, np.ones(6))
+        close(PLAN, cohort(state.round), state, book, np.ones(PLAN.width))
 
 
 def test_noise_is_given_exactly_where_the_plan_has_it() -> None:
@@ -135,14 +144,14 @@ def test_noise_is_given_exactly_where_the_plan_has_it() -> None:
         close(PLAN, cohort(1), *begun(), None)
     off = plan(multiplier=None, quantile_multiplier=None)
     with pytest.raises(UsageError, match="exactly where"):
-        close(off, cohort(1, off), *begun(off), np.zeros(6))
+        close(off, cohort(1, off), *begun(off), np.zeros(PLAN.width))
 
 
 def test_noise_that_64_bits_cannot_hold_is_refused() -> None:
     """It would wrap around, and be no noise."""
     loud = plan(multiplier=1e6, rounds=1000, participations=1000, separation=1)
     with pytest.raises(UsageError, match="no plan that makes sense"):
-        close(loud, cohort(1, loud), *begun(loud), np.full(6, 1e6))
+        close(loud, cohort(1, loud), *begun(loud), np.full(loud.width, 1e6))
 
 
 @settings(max_examples=25, deadline=None)
@@ -156,7 +165,7 @@ def test_crashes_never_make_a_second_noise_of_a_round(acts: list[str], seed: int
     older, seen = (state, book), {}
     for act in acts:
         try:
-            closed = close(PLAN, cohort(state.round), state, book, rng.standard_normal(6))
+            closed = close(PLAN, cohort(state.round), state, book, rng.standard_normal(PLAN.width))
         except BudgetSpent:
             break
         except CorruptState:
@@ -179,7 +188,7 @@ def test_row_std_is_the_spread_of_a_row() -> None:
     one = plan(size=20000, rounds=5)
     rng, (state, book) = np.random.default_rng(0), begun(one)
     for i in range(3):
-        closed = close(one, total([], one.size, one.clip), state, book, rng.standard_normal(one.size))
+        closed = close(one, total([], one.size, one.clip), state, book, rng.standard_normal(one.width))
         assert closed.values.std() == pytest.approx(row_std(one, i), rel=0.03)
         state, book = closed.state, closed.ledger
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=noise.NoiseState) == state

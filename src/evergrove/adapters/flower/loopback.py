@@ -6,8 +6,8 @@ The contract, for who serves it:
 noised, durable and **not acknowledged**, in the order of closing, beginning after the cohort called ID. An ID that is
 empty, acknowledged or unknown means: from the first. The fields are those of ``core/sums.NoisedSum``: id (SHA-256 in
 hex, ``core/sums.content_id``), generation, base, basis, n_updates, denominator, noise (a flat map, or nil), vector
-(little-endian float32 bytes), number (the cohort's in its generation). The same bytes come again after any crash. A
-fog may give fewer than it has; at most ``ANSWER_BYTES_MAX`` bytes.
+(little-endian float32 bytes), number (the cohort's in its generation), counts (of norms, integers; may be empty). The
+same bytes come again after any crash. A fog may give fewer than it has; at most ``ANSWER_BYTES_MAX`` bytes.
 
 ``POST /internal/cohorts/{id}/acknowledged`` → 204, also when it was before; 404 for an id that the fog never had. Once
 it is answered the sum may be deleted: the cloud has it, durably.

@@ -83,9 +83,9 @@ def mu_squared_within(target: float, delta: float) -> float:
 
 
 def split(target: float, delta: float, share: float = 0.02) -> tuple[float, float]:
-    """Multipliers (of the updates' noise, of the count of norms) that spend ``target`` together.
+    """Multipliers (of the noise of the updates, of the counts of their norms) that spend ``target`` together.
 
-    ``share`` is the count's part of μ². Raises as ``calibrate``.
+    ``share`` is the counts' part of μ²: at 2 % the updates have 1 % more noise. Raises as ``calibrate``.
     """
     if not 0 < share < 1:
         raise UsageError(f"a share of {share}; it must lie between 0 and 1")

@@ -40,11 +40,10 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Spent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One stream: rounds 0 … ``rounds`` − 1 are released, or were to be; ``quantile``: its count of norms is, too."""
+    """One stream: rounds 0 … ``rounds`` − 1 are released, or were to be, each with its counts of norms."""
 
     plan: NoisePlan
     rounds: int = 0
-    quantile: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.rounds <= self.plan.rounds:
@@ -53,7 +52,7 @@ class Spent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def mu_squared(self) -> float:
         """Σ μ² of this stream."""
-        return self.plan.mu_squared(self.rounds, self.quantile)
+        return self.plan.mu_squared(self.rounds)
 
 
 class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,7 +96,7 @@ def open_stream(ledger: Ledger, plan: NoisePlan) -> Ledger:
         return ledger
     if len(ledger.streams) >= STREAMS_MAX:
         raise UsageError(f"a ledger holds at most {STREAMS_MAX} noise streams")
-    _check(_with(ledger, _whole(Spent(plan, 1))), plan.generation)
+    _check(_with(ledger, Spent(plan, 1)), plan.generation)
     return _with(ledger, Spent(plan))
 
 
@@ -122,9 +121,9 @@ def charge_round(ledger: Ledger, generation: int, fog: str, round_: int) -> Ledg
             f"generation {generation} at '{fog}' has released the {spent.plan.rounds} rounds that its noise is made "
             "for: begin a new generation"
         )
-    after = msgspec.structs.replace(spent, rounds=round_ + 1)
-    _check(_with(ledger, _whole(after)), generation)
-    return _with(ledger, after)
+    after = _with(ledger, msgspec.structs.replace(spent, rounds=round_ + 1))
+    _check(after, generation)
+    return after
 
 
 def charge_through(ledger: Ledger, generation: int, fog: str, round_: int) -> Ledger:
@@ -138,18 +137,6 @@ def charge_through(ledger: Ledger, generation: int, fog: str, round_: int) -> Le
     return ledger
 
 
-def charge_quantile(ledger: Ledger, generation: int, fog: str) -> Ledger:
-    """The ledger after the stream's one private count of norms. Raises as ``charge_round`` does."""
-    spent = _open(ledger, generation, fog)
-    if spent.quantile:
-        raise UsageError(f"the norms of generation {generation} at '{fog}' are counted already: use what came out")
-    if spent.plan.quantile_multiplier is None:
-        raise UsageError(f"the plan of generation {generation} at '{fog}' foresees no count of norms")
-    after = _with(ledger, msgspec.structs.replace(spent, quantile=True))
-    _check(after, generation)
-    return after
-
-
 class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One stream of the ledger for people: what is released of how much, and its ε alone and with all before it.
 
@@ -160,7 +147,6 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fog: str
     rounds: int
     rounds_most: int
-    quantile: bool
     epsilon: float | None
     epsilon_lifetime: float | None
 
@@ -179,7 +165,6 @@ def lines(ledger: Ledger) -> tuple[Line, ...]:
             s.plan.fog,
             s.rounds,
             s.plan.rounds,
-            s.quantile,
             finite(s.mu_squared),
             finite(math.fsum(mu for generation, mu in largest.items() if generation <= s.plan.generation)),
         )
@@ -203,8 +188,7 @@ def merge(first: Ledger, second: Ledger) -> Ledger:
                 f"two ledgers contradict each other on generation {other.plan.generation} at '{other.plan.fog}': "
                 "one of them was altered; stop releasing, and find out which"
             )
-        both = Spent(known.plan, max(known.rounds, other.rounds), known.quantile or other.quantile)
-        merged = _with(merged, both)
+        merged = _with(merged, Spent(known.plan, max(known.rounds, other.rounds)))
     return merged
 
 
@@ -258,8 +242,3 @@ def _check(after: Ledger, generation: int) -> None:
                 f"{bound:g} (δ = {delta:g}): nothing was released; begin a new generation, or raise the budget and say "
                 "so"
             )
-
-
-def _whole(spent: Spent) -> Spent:
-    """With its count of norms, which is set aside from the first round on: it can still be made after the last."""
-    return msgspec.structs.replace(spent, quantile=spent.quantile or spent.plan.quantile_multiplier is not None)

@@ -18,7 +18,7 @@ from evergrove.rules.privacy.plan import NoisePlan
 class NoiseState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``plan`` is the digest of the plan, ``round`` the next round, from 0.
 
-    ``buffers``: n_buffers × size float64, little endian, in units of one standard deviation.
+    ``buffers``: n_buffers × width float64, little endian, in units of one standard deviation.
     """
 
     plan: str
@@ -32,17 +32,17 @@ class NoiseState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def start(plan: NoisePlan) -> NoiseState:
     """The state before the first round."""
-    return NoiseState(plan.digest, 0, bytes(8 * plan.blt.n_buffers * plan.size))
+    return NoiseState(plan.digest, 0, bytes(8 * plan.blt.n_buffers * plan.width))
 
 
 def advance(plan: NoisePlan, state: NoiseState, fresh: NDArray[np.float64]) -> tuple[NoiseState, Vector]:
     """The next state, and this round's noise in units of one standard deviation.
 
-    ``fresh`` is ``plan.size`` independent standard normal numbers, float64, never used before. Raises ``UsageError``
+    ``fresh`` is ``plan.width`` independent standard normal numbers, float64, never used before. Raises ``UsageError``
     for another vector, ``CorruptState`` for a state that is not of this plan or was damaged.
     """
-    if fresh.shape != (plan.size,) or fresh.dtype != np.float64 or not np.isfinite(fresh).all():
-        raise UsageError(f"fresh noise of shape {fresh.shape}, {fresh.dtype}; {plan.size} finite float64 are needed")
+    if fresh.shape != (plan.width,) or fresh.dtype != np.float64 or not np.isfinite(fresh).all():
+        raise UsageError(f"fresh noise of shape {fresh.shape}, {fresh.dtype}; {plan.width} finite float64 are needed")
     buffers = _buffers(plan, state)
     noise = fresh - np.array(plan.blt.omega) @ buffers
     after = np.array(plan.blt.theta)[:, None] * buffers + noise
@@ -70,12 +70,13 @@ def _buffers(plan: NoisePlan, state: NoiseState) -> NDArray[np.float64]:
             f"the noise state is of plan {state.plan[:12]}…, not of {plan.digest[:12]}… (generation {plan.generation} "
             f"at '{plan.fog}'): a noise stream goes on only under the plan that it began with"
         )
-    if state.round < 0 or len(state.buffers) != 8 * plan.blt.n_buffers * plan.size:
+    n_bytes = 8 * plan.blt.n_buffers * plan.width
+    if state.round < 0 or len(state.buffers) != n_bytes:
         raise CorruptState(
-            f"the noise state has {len(state.buffers)} bytes of buffers, {8 * plan.blt.n_buffers * plan.size} belong "
-            "to it: restore it together with its ledger, or begin a new generation"
+            f"the noise state has {len(state.buffers)} bytes of buffers, {n_bytes} belong to it: restore it together "
+            "with its ledger, or begin a new generation"
         )
-    buffers = np.frombuffer(state.buffers, "<f8").reshape(plan.blt.n_buffers, plan.size).astype(np.float64)
+    buffers = np.frombuffer(state.buffers, "<f8").reshape(plan.blt.n_buffers, plan.width).astype(np.float64)
     if not np.isfinite(buffers).all():
         raise CorruptState("the noise state holds numbers that are not finite: begin a new generation")
     return buffers

@@ -14,6 +14,7 @@ from evergrove.rules.privacy import blt as matrices
 from evergrove.rules.privacy.blt import Blt
 from evergrove.rules.privacy.clipping import CLIP_MAX, CLIP_MIN
 from evergrove.rules.privacy.participation import Limits
+from evergrove.rules.privacy.quantile import N_COUNTS
 
 VALUES_MAX = 100_000_000
 COHORT_MAX = 1_000_000
@@ -25,8 +26,9 @@ class NoisePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``rounds`` (n) cohorts at most are released; a device is in at most ``participations`` (k) of them, ``separation``
     (b) or more apart. ``cohort`` (K) is the public denominator of the mean, whoever came. ``size`` is how many numbers
     an update has, ``clip`` (C) the bound on its norm. ``multiplier`` (z) is the noise's standard deviation over the
-    stream's sensitivity; None adds no noise, and ε is infinite. ``quantile_multiplier`` is the same for the one private
-    count of norms that sets the next generation's clip; None: none is made. Raises ``UsageError``.
+    stream's sensitivity; None adds no noise, and ε is infinite. ``quantile_multiplier`` is the same for the counts of
+    norms that set the next generation's clip, which go through the stream beside the sum; None: there are none, or,
+    without noise, exact ones. Raises ``UsageError``.
     """
 
     generation: int
@@ -57,6 +59,8 @@ class NoisePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name, z in (("multiplier", self.multiplier), ("quantile_multiplier", self.quantile_multiplier)):
             if z is not None and not 1e-3 <= z <= 1e6:
                 raise UsageError(f"{name} = {z}; say one between .001 and 1e6, or None for no noise")
+        if self.multiplier is None and self.quantile_multiplier is not None:
+            raise UsageError("a plan that adds noise to its counts of norms and none to its sums makes no sense")
         if self.version != 1:
             raise UsageError(f"a noise plan of version {self.version}, this program reads 1: update Evergrove")
 
@@ -86,20 +90,30 @@ class NoisePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return 0.0 if self.multiplier is None else self.multiplier * self.sensitivity() * self.clip
 
     @property
+    def n_counts(self) -> int:
+        """How many counts of norms have noise of this stream, beside the sum's numbers."""
+        return 0 if self.quantile_multiplier is None else N_COUNTS
+
+    @property
+    def width(self) -> int:
+        """How many numbers of each round have noise: those of the sum, then the counts."""
+        return self.size + self.n_counts
+
+    @property
     def quantile_std(self) -> float:
-        """Standard deviation of the noise in each count of norms: a device moves one count at most ``most`` times."""
-        return 0.0 if self.quantile_multiplier is None else self.quantile_multiplier * self.most
+        """As ``noise_std``, for the counts: an update adds 1 to one of them at most; 0 where they have no noise."""
+        return 0.0 if self.quantile_multiplier is None else self.quantile_multiplier * self.sensitivity()
 
-    def mu_squared(self, rounds: int, quantile: bool = False) -> float:
-        """μ² of all that was released: (sensitivity/σ)², added up over the stream's rounds and its count of norms.
+    def mu_squared(self, rounds: int) -> float:
+        """μ² of the first ``rounds`` rounds: (sensitivity/σ)², of the sums and of the counts beside them.
 
-        Gaussian queries compose by adding μ², adaptively too. Infinite where something was released without noise.
+        In units of its noise, an update and its 1 in a count are one vector of squared norm 1/z² + 1/z_q² at most, so
+        they share the stream's sensitivity. Gaussian queries compose by adding μ², adaptively too. Infinite where
+        something was released without noise.
         """
-        spent = 0.0
-        if rounds:
-            if self.multiplier is None:
-                return math.inf
-            spent += (self.sensitivity(rounds) / self.sensitivity() / self.multiplier) ** 2
-        if quantile:
-            spent += math.inf if self.quantile_multiplier is None else self.quantile_multiplier**-2
-        return spent
+        if not rounds:
+            return 0.0
+        if self.multiplier is None:
+            return math.inf
+        counts = 0.0 if self.quantile_multiplier is None else self.quantile_multiplier**-2
+        return (self.sensitivity(rounds) / self.sensitivity()) ** 2 * (self.multiplier**-2 + counts)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from evergrove.core.cloud_events import Norms
 from evergrove.core.errors import CorruptState, UsageError
 from evergrove.rules.aggregate import CohortSum, FogSum, quantum
 from evergrove.rules.privacy import ledger as ledgers
@@ -23,9 +24,13 @@ NOISE_MOST = 2.0**62
 
 
 class Closed(NamedTuple):
-    """``values`` (float64, on the sum's grid) is the cohort's noised sum; state and ledger go with it, never apart."""
+    """``values`` (float64, on the sum's grid) is the cohort's noised sum; state and ledger go with it, never apart.
+
+    ``counts`` are those of the updates' norms, noised as the plan says; empty where it foresees none.
+    """
 
     values: Vector
+    counts: tuple[int, ...]
     state: NoiseState
     ledger: Ledger
 
@@ -35,7 +40,7 @@ def close(
 ) -> Closed:
     """Release one cohort, the ``state.round``-th of its stream.
 
-    ``fresh``: ``plan.size`` standard normal numbers, float64, never used before; None exactly where the plan has no
+    ``fresh``: ``plan.width`` standard normal numbers, float64, never used before; None exactly where the plan has no
     noise. A cohort that is withheld is closed too, empty, and its values are thrown away.
 
     Raises ``BudgetSpent`` where the release would pass the budget, ``UsageError`` for a cohort, plan or noise that is
@@ -46,16 +51,23 @@ def close(
     # 2. Charge first: what is refused here was never made.
     charged = ledgers.charge_round(ledger, plan.generation, plan.fog, state.round)
     # 3. Noise on the grid, added as integers: no bit of the sum is left below the noise's rounding.
-    numbers = cohort.numbers
+    numbers, counts = cohort.numbers, cohort.counts
     if fresh is None:
         after = NoiseState(state.plan, state.round + 1, state.buffers)
     else:
         after, noise = advance(plan, state, fresh)
-        whole = np.rint(noise * (plan.noise_std / quantum(plan.clip)))
-        if float(np.abs(whole).max()) > NOISE_MOST:
-            raise UsageError(f"noise of {plan.noise_std / plan.clip:.3g} clips: no plan that makes sense has so much")
-        numbers = numbers + whole.astype(np.int64)
-    return Closed(numbers.astype(np.float64) * quantum(plan.clip), after, charged)
+        numbers = numbers + _whole(noise[: plan.size], plan.noise_std / quantum(plan.clip))
+        whole = _whole(noise[plan.size :], plan.quantile_std)
+        counts = tuple(int(count) for count in np.array(counts, np.int64) + whole) if plan.n_counts else ()
+    return Closed(numbers.astype(np.float64) * quantum(plan.clip), counts, after, charged)
+
+
+def norms_of(plan: NoisePlan, round_: int, counts: tuple[int, ...]) -> Norms:
+    """The counts of round ``round_`` (from 0) with what is known of their noise, alone and summed with those before."""
+    inverse = plan.blt.inverse_coefficients(round_ + 1)
+    summed = np.cumsum(inverse)
+    std = plan.quantile_std
+    return Norms(counts, std * math.sqrt(float(inverse @ inverse)), std * math.sqrt(float(summed @ summed)))
 
 
 def row_std(plan: NoisePlan, round_: int) -> float:
@@ -67,6 +79,14 @@ def row_std(plan: NoisePlan, round_: int) -> float:
 def handed_up(plan: NoisePlan, round_: int, values: Vector) -> FogSum:
     """What ``close`` gave for this round, as the cloud combines it: with the plan's denominator, whoever came."""
     return FogSum(plan.fog, values, plan.cohort, plan.clip, row_std(plan, round_))
+
+
+def _whole(noise: Vector, std: float) -> NDArray[np.int64]:
+    """Noise of this deviation in whole steps of the grid."""
+    whole = np.rint(noise * std)
+    if whole.size and float(np.abs(whole).max()) > NOISE_MOST:
+        raise UsageError(f"noise of {std:.3g} steps of the grid: no plan that makes sense has so much")
+    return whole.astype(np.int64)
 
 
 def _check(

@@ -27,6 +27,8 @@ def words_of(plan: NoisePlan, budget: Budget) -> Noise | None:
     }  # fmt: skip
     if budget.lifetime is not None:
         words["epsilon_lifetime"] = budget.lifetime
+    if plan.quantile_multiplier is not None:
+        words["quantile_multiplier"] = plan.quantile_multiplier
     for j, (theta, omega) in enumerate(zip(plan.blt.theta, plan.blt.omega, strict=True)):
         words |= {f"theta{j}": theta, f"omega{j}": omega}
     return words
@@ -41,6 +43,7 @@ def plan_of(one: NoisedSum) -> tuple[NoisePlan, Budget] | None:
         if words.pop("kind") != KIND:
             raise InvalidInput(f"sum {one.id[:12]}: a noise of another kind; update the cloud")
         digest, multiplier = words.pop("plan"), words.pop("multiplier")
+        counts = words.pop("quantile_multiplier", None)
         bounds = (words.pop("delta"), words.pop("epsilon"), words.pop("epsilon_lifetime", None))
         plain = {name: words.pop(name) for name in _PLAIN}
         n = len(words) // 2
@@ -48,7 +51,7 @@ def plan_of(one: NoisedSum) -> tuple[NoisePlan, Budget] | None:
         if words or n > BUFFERS_MOST:
             raise InvalidInput(f"sum {one.id[:12]}: words about its noise that nobody knows: {', '.join(words)[:80]}")
         budget = msgspec.convert(dict(zip(("delta", "generation", "lifetime"), bounds, strict=True)), Budget)
-        made = {**plain, "generation": one.generation, "multiplier": multiplier}
+        made = {**plain, "generation": one.generation, "multiplier": multiplier, "quantile_multiplier": counts}
         plan = msgspec.convert({**made, "blt": msgspec.convert(blt, Blt)}, NoisePlan)
     except KeyError as fault:
         raise InvalidInput(f"sum {one.id[:12]}: its noise has no {fault}; update the fog") from fault

@@ -6,6 +6,7 @@ from evergrove.core import cloud_effects as do
 from evergrove.core import cloud_events as ev
 from evergrove.core.conditions import everything
 from evergrove.rules import gate
+from evergrove.rules.privacy import quantile
 from evergrove.rules.probation import elapsed
 from evergrove.tiers.cloud.state import (
     Effects,
@@ -43,6 +44,9 @@ def receive(policy: Policy, state: State, event: ev.CohortReceived, now_s: float
         since_s=state.since_s if state.waiting else now_s,
         n_counted=state.n_counted + 1,
     )
+    if cohort.norms is not None:
+        tally = quantile.added(state.norms.get(cohort.fog, quantile.Tally()), cohort.norms, cohort.number)
+        state = change(state, norms={**state.norms, cohort.fog: tally})
     return state, [do.AnswerFog(cohort, "counted"), *begin(policy, state, now_s)]
 
 
@@ -79,8 +83,8 @@ def take(state: State, event: ev.ConsolidationBegan, now_s: float) -> Result:
 def merge(state: State, event: ev.MergeBegan, now_s: float) -> Result:
     """The next generation is made; cohorts of this one may still come, and wait in vain."""
     assert state.work is None, "begun only where nothing is under way"
-    state = change(state, merge=False, n_jobs=state.n_jobs + 1)
-    return enter(state, Work(event.job, "merge", "compute", now_s), now_s)
+    work = Work(event.job, "merge", "compute", now_s, clip=state.merge_clip)
+    return enter(change(state, merge=False, merge_clip=None, n_jobs=state.n_jobs + 1), work, now_s)
 
 
 def made(state: State, event: ev.CandidateMade, now_s: float) -> Result:
@@ -168,5 +172,6 @@ def of_generation(state: State, generation: int) -> State:
         n_dropped=state.n_dropped + len(state.waiting) - len(kept),
         counted=counted,
         spent={},
+        norms={},
         looking=gate.State(),
     )

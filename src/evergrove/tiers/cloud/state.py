@@ -14,6 +14,7 @@ from evergrove.core.cloud_events import CohortSum
 from evergrove.core.conditions import Code
 from evergrove.core.errors import UsageError
 from evergrove.rules import gate
+from evergrove.rules.privacy.quantile import Tally
 from evergrove.rules.rollout import State as RolloutState
 
 Effects = list[do.Effect]
@@ -52,7 +53,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One job. ``stage`` is what the driver was last asked for, ``since_s`` when."""
+    """One job. ``stage`` is what the driver was last asked for, ``since_s`` when; ``clip`` is that of a merge."""
 
     job: str
     purpose: Literal["consolidate", "merge"]
@@ -65,6 +66,7 @@ class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gamma: float = 1.0
     release: str = ""
     version: int = 0
+    clip: float | None = None
 
 
 class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,7 +81,8 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``waiting`` are counted sums that no job has, ``since_s`` when the first of them came. ``counted`` maps the id of
     each sum of this generation and the one before to its digest. ``spent`` is the ε of each fog whose sums went into a
-    candidate of this generation (None: no bound). ``lines`` are the releases that may be gone on from. ``n_spent``
+    candidate of this generation (None: no bound). ``norms`` are each fog's counts of norms in it. ``merge``: the next
+    generation was asked for, with ``merge_clip``. ``lines`` are the releases that may be gone on from. ``n_spent``
     counts the cohorts that went into a job which has ended, ``n_dropped`` those that their generation ended before.
     """
 
@@ -93,7 +96,9 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     counted: dict[str, str] = {}
     spent: dict[str, float | None] = {}
     work: Work | None = None
+    norms: dict[str, Tally] = {}
     merge: bool = False
+    merge_clip: float | None = None
     looking: gate.State = gate.State()
     rollout: RolloutState = RolloutState()
     lines: dict[str, Line] = {}

@@ -36,7 +36,7 @@ def step(policy: Policy, state: State, event: ev.CloudEvent, now_s: float) -> Re
         case ev.ConsolidationBegan():
             return work.take(state, event, now_s)
         case ev.MergeRequested():
-            state = change(state, merge=True)
+            state = change(state, merge=True, merge_clip=event.clip)
             return state, work.begin(policy, state, now_s)
         case ev.MergeBegan():
             return work.merge(state, event, now_s)
