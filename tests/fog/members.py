@@ -49,13 +49,15 @@ def adapter(seed: int, vocabulary: Vocabulary = MINE, size: float = 1e-3) -> byt
 class Member:
     """A device with its versions and its fleet errands; ``sent`` is its byte ledger."""
 
-    def __init__(self, folder: Path, connect: Connect, files: Files | None = None) -> None:
+    def __init__(self, folder: Path, connect: Connect, files: Files | None = None, eight_bits: bool = False) -> None:
         if not folder.exists():
             make_device(folder, "tiny", "")
         self.sent: list[ev.BytesSent] = []
         self.now_s, self.folder = 0.0, folder
         self.versions = Versions(folder / "versions")
-        self.fleet = Fleet(folder, TINY, self.versions, connect, lambda: self.now_s, self.sent.append, files)
+        self.fleet = Fleet(
+            folder, TINY, self.versions, connect, lambda: self.now_s, self.sent.append, files, eight_bits
+        )
 
     @property
     def waiting(self) -> int:

@@ -53,10 +53,12 @@ def forged(data: bytes, nonce: int, **changes: object) -> bytes:
 def hostile(rng: np.random.Generator) -> Iterator[tuple[str, Hostile]]:
     """Kinds of attack in turn, each drawn anew. ``mallory`` is enrolled, ``victim``'s update is counted already."""
     good, start = body(1), len(body(1)) - 4 * LAYOUT.n_numbers
+    eight = params.encode_rounded(vector(1), LAYOUT, rng.random(LAYOUT.n_numbers))
+    scales = len(eight) - LAYOUT.n_numbers - 4 * len(LAYOUT.slots)
     kinds = [
         "flip on the way", "flip in the head", "flip in the header", "NaN", "Inf", "1e30", "shape", "dtype", "names",
         "huge header", "truncated", "longer", "replay by another", "old generation", "other base", "token of another",
-        "garbage", "metadata", "offsets", "deep", "stranger",
+        "garbage", "metadata", "offsets", "deep", "stranger", "scale", "level", "flip in eight bits",
     ]  # fmt: skip
     for i in range(N):
         kind, nonce = kinds[i % len(kinds)], i + 1000
@@ -115,13 +117,24 @@ def hostile(rng: np.random.Generator) -> Iterator[tuple[str, Hostile]]:
                 yield kind, ("mallory", rng.bytes(int(rng.integers(0, 3000))))
                 noise = rng.bytes(len(good))
                 yield kind, ("mallory", forged(noise, nonce))
+            case "scale":
+                odd = np.array([np.nan, np.inf, -1.0, -0.0, 3e38][i % 5], "<f4").tobytes()
+                yield kind, ("mallory", forged(eight[:scales] + odd + eight[scales + 4 :], nonce))
+            case "level":
+                place = len(eight) - 1 - at
+                yield kind, ("mallory", forged(eight[:place] + b"\x80" + eight[place + 1 :], nonce))
+            case "flip in eight bits":
+                changed = flipped(eight, rng, 0, scales)
+                if changed != eight:
+                    yield kind, ("mallory", forged(changed, nonce))
             case "stranger":
                 yield kind, ("nobody", transport.frame(head("nobody", good, nonce), good))
 
 
 def test_twelve_thousand_hostile_updates() -> None:
     """0 counted, 0 crashes, memory bounded; each kind is refused by the check that is meant for it."""
-    made = opened("mallory", "victim", cohort=50, cohort_min=50, participations=10**6, separation=1, norm_max=1e6)
+    made = opened("mallory", "victim", cohort=50, cohort_min=50, participations=10**6, separation=1, norm_max=1e6,
+                  n_bytes=LAYOUT.sizes)  # fmt: skip
     assert attempt(made, "victim", transport.frame(head("victim", body(1), 0), body(1))) == "UpdateCounted"
     rng = np.random.default_rng(4)
     words: dict[str, Counter[str]] = {}
@@ -142,7 +155,7 @@ def test_twelve_thousand_hostile_updates() -> None:
         "stranger": {"unknown device"},
         "replay by another": {"token of another"}, "token of another": {"token of another"},
         "old generation": {"wrong generation"}, "other base": {"wrong base"}, "huge header": {"malformed"},
-        "deep": {"too large"},
+        "deep": {"too large"}, "scale": {"malformed", "not finite"}, "level": {"malformed"},
     }  # fmt: skip
     for kind, reasons in expected.items():
         assert set(words[kind]) <= reasons, (kind, words[kind])
@@ -157,15 +170,20 @@ def test_hostile_updates_of_a_real_release() -> None:
     )
     numbers = np.random.default_rng(0).normal(size=layout.n_numbers).astype(np.float32)
     rng, refused = np.random.default_rng(1), 0
-    for dtype in ("float16", "float32"):
-        good = params.encode(numbers, layout, dtype)
+    eight = params.encode_rounded(numbers, layout, rng.random(layout.n_numbers))
+    bodies = {dtype: params.encode(numbers, layout, dtype) for dtype in ("float16", "float32")} | {"int8": eight}
+    for dtype, good in bodies.items():
         assert np.isfinite(params.decode(good, layout)).all()
         for i in range(100):
-            changed = flipped(good, rng, 0, len(good) - layout.n_numbers * (2 if dtype == "float16" else 4))
+            numbers_from = {"float16": 2 * layout.n_numbers, "float32": 4 * layout.n_numbers,
+                            "int8": layout.n_numbers + 4 * len(layout.slots)}[dtype]  # fmt: skip
+            changed = flipped(good, rng, 0, len(good) - numbers_from)
             if i % 4 == 1:
                 changed = good[: int(rng.integers(0, len(good)))]
             if i % 4 == 2:
                 changed = good[:-4] + np.array([np.nan if i % 8 else np.inf], "<f4").tobytes()
+            if i % 4 == 2 and dtype == "int8":
+                changed = good[:-1] + b"\x80"
             if changed == good or (i % 4 == 2 and dtype == "float16"):
                 continue
             try:
@@ -174,7 +192,7 @@ def test_hostile_updates_of_a_real_release() -> None:
                 refused += 1
             else:
                 raise AssertionError(f"{dtype}: change {i} was taken")
-    assert refused > 150
+    assert refused > 250
 
 
 def test_what_measuring_says_is_what_deciding_believes() -> None:

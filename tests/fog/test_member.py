@@ -102,6 +102,23 @@ def test_an_update_is_what_was_learnt_since_the_last_clipped_to_the_terms(fog: F
     assert params.norm(vector_of(fog.counted[small.token])) == pytest.approx(1e-3, rel=1e-2)
 
 
+def test_eight_bits_are_the_devices_choice(fog: Fog, tmp_path: Path) -> None:
+    """Half the bytes; the same update by two devices is rounded by a chance of their own."""
+    fog.told = msgspec.structs.replace(fog.told, plan=tiny_plan(n_bytes=LAYOUT.sizes))
+    bodies = []
+    for i in range(2):
+        device = Member(tmp_path / f"device-{i}", fog.connect, eight_bits=True)
+        counted = told_apart(device.fleet.share(first(device.versions.add(adapter(1))), None))
+        assert isinstance(counted, ev.UpdateCounted)
+        bodies.append(fog.counted[counted.token])
+    assert [len(body) for body in bodies] == [LAYOUT.n_bytes("int8")] * 2
+    assert len(bodies[0]) < 0.6 * LAYOUT.n_bytes("float16")
+    assert bodies[0] != bodies[1]
+    learnt = params.flat({f"{n}.B": b for n, b in numbers(1).items()}, MINE, LAYOUT)
+    for body in bodies:
+        assert np.abs(vector_of(body) - learnt).max() <= np.abs(learnt).max() / 127
+
+
 def numbers(seed: int) -> dict[str, np.ndarray]:
     """The B of ``adapter(seed)``, by layer."""
     from evergrove.learn.adapter_file import adapter_of_bytes

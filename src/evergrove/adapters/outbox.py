@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import msgspec
+import numpy as np
 
 from evergrove.adapters.files import Files, read_bounded
 from evergrove.core import transport
@@ -66,11 +67,20 @@ class Outbox:
         limits = participation.limits_of(terms.plan, terms.fog)
         return participation.obstacle(self.taking(), limits, terms.cohort)
 
-    def put(self, vector: params.Vector, layout: params.Layout, release: str, terms: Terms, nonce: bytes) -> str:
-        """Clips what was learnt to the terms' C, and keeps it for sending, float16; its token.
+    def put(
+        self,
+        vector: params.Vector,
+        layout: params.Layout,
+        release: str,
+        terms: Terms,
+        nonce: bytes,
+        rounding: np.random.Generator | None = None,
+    ) -> str:
+        """Clips what was learnt to the terms' C, and keeps it for sending; its token.
 
-        ``nonce``: 16 bytes of chance. Raises ``UsageError`` where the device may not take part now, or the terms are
-        of another base, and ``params.encode``'s errors.
+        ``nonce``: 16 bytes of chance. With ``rounding`` it goes in eight bits a number, rounded by that chance, if the
+        fog takes such a size; else in float16. Raises ``UsageError`` where the device may not take part now, or the
+        terms are of another base, and ``params.encode``'s errors.
         """
         plan, record = terms.plan, self.taking()
         if layout.digest != plan.layout or release not in plan.releases:
@@ -87,7 +97,11 @@ class Outbox:
                 raise UsageError(f"the device may not take part now: {obstacle}")
         if len(self.waiting()) >= WAITING_MAX:
             raise UsageError(f"{WAITING_MAX} updates wait to be sent already")
-        body = params.encode(vector * clipping.clip_factor(params.norm(vector), plan.clip), layout)
+        clipped = vector * clipping.clip_factor(params.norm(vector), plan.clip)
+        if rounding is None or layout.n_bytes("int8") not in plan.n_bytes:
+            body = params.encode(clipped, layout)
+        else:
+            body = params.encode_rounded(clipped, layout, rounding.random(layout.n_numbers))
         token = tokens.token_of(self._device, plan.generation, nonce)
         update = transport.Update(
             release, layout.base, layout.basis, plan.generation, token, sha256_hex(body), len(body)

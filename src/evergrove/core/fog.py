@@ -22,7 +22,7 @@ RETRY: frozenset[str] = frozenset({"busy", "closed", "too soon"})
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How one generation is gathered; constant within it but for ``releases``.
+    """How one generation is gathered; constant within it but for ``releases`` and ``n_bytes``.
 
     ``base``, ``basis`` and ``layout`` are digests, ``releases`` the manifests (SHA-256) whose devices may take part,
     ``n_bytes`` the sizes that an update's body can have. ``cohort`` (K) updates, or ``cohort_min`` once ``wait_s`` have

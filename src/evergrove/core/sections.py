@@ -281,6 +281,8 @@ class Fleet(Section, frozen=True):
     """https address of the device's home fog. Empty: the device is in no fleet."""
     federate: bool = True
     """Send what was learnt of the fleet's conditions, clipped, and how releases fared; False: none of it leaves."""
+    eight_bits: bool = False
+    """Send updates in eight bits a number, rounded by chance, instead of sixteen: half the bytes (ADR 0021)."""
     releases: bool = True
     """Ask for releases and take them, as the fleet's rollout says; False: the device stays on its own."""
     retry_s: Positive = 30.0

@@ -20,10 +20,12 @@ from evergrove.core.release import Manifest, sha256_hex
 
 FORMAT = "evergrove-update-1"
 HEADER_BYTES_MAX = 1 << 20
-Dtype = Literal["float16", "float32"]
-DTYPES: dict[str, np.dtype[np.generic]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
-_WORDS: dict[Dtype, str] = {"float16": "F16", "float32": "F32"}
+Dtype = Literal["float16", "float32", "int8"]
+DTYPES: dict[str, np.dtype[np.generic]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "I8": np.dtype("i1")}
+_WORDS: dict[Dtype, str] = {"float16": "F16", "float32": "F32", "int8": "I8"}
 Vector = NDArray[np.float32]
+SCALES, LEVELS = "scales", 127
+"""In eight bits each tensor is whole numbers from −127 to 127 times its own scale; these stand in a tensor before."""
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -62,8 +64,12 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
 
     def n_bytes(self, dtype: Dtype) -> int:
         """The size of an update's file."""
-        word = _WORDS[dtype]
-        return len(_header(self, word)) + self.n_numbers * DTYPES[word].itemsize
+        return _size(self, _WORDS[dtype])
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes that an update's file can have."""
+        return tuple(sorted(_size(self, word) for word in DTYPES))
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,8 +135,7 @@ def flat(tensors: Mapping[str, NDArray[np.floating]], vocabulary: Vocabulary, la
 
 def named(vector: NDArray[np.floating], layout: Layout) -> dict[str, Vector]:
     """The tensors behind a vector, by the names of an adapter's file, float32."""
-    if vector.shape != (layout.n_numbers,):
-        raise UsageError(f"a vector of shape {vector.shape} for {layout.n_numbers} numbers")
+    _check_length(vector, layout)
     cuts = np.cumsum([slot.size for slot in layout.slots])[:-1]
     parts = np.split(np.asarray(vector, np.float32), cuts)
     return {slot.name: part.reshape(slot.shape) for slot, part in zip(layout.slots, parts, strict=True)}
@@ -153,12 +158,12 @@ def _rows(vocabulary: Vocabulary, layout: Layout) -> dict[str, str]:
 
 
 def encode(vector: NDArray[np.floating], layout: Layout, dtype: Dtype = "float16") -> bytes:
-    """A vector as the bytes of a safetensors file; equal vectors give equal bytes.
+    """A vector as the bytes of a safetensors file in float16 or float32; equal vectors give equal bytes.
 
     Raises ``UsageError`` where a number is not finite in ``dtype`` or the length is another.
     """
-    if vector.shape != (layout.n_numbers,):
-        raise UsageError(f"a vector of shape {vector.shape} for {layout.n_numbers} numbers")
+    _check_length(vector, layout)
+    assert dtype != "int8", "eight bits take chance: encode_rounded"
     word = _WORDS[dtype]
     with np.errstate(over="ignore"):
         numbers = np.asarray(vector).astype(DTYPES[word])
@@ -167,19 +172,42 @@ def encode(vector: NDArray[np.floating], layout: Layout, dtype: Dtype = "float16
     return _header(layout, word) + numbers.tobytes()
 
 
+def encode_rounded(vector: NDArray[np.floating], layout: Layout, chance: NDArray[np.float64]) -> bytes:
+    """A vector in eight bits a number, half the bytes of float16; up or down by chance, so that it is right on average.
+
+    QSGD (Alistarh et al. 2017) with the largest number of each tensor in place of its norm. ``chance``: as many numbers
+    as the vector has, uniform in 0 … 1, 1 left out. Raises ``UsageError`` as ``encode``.
+    """
+    _check_length(vector, layout)
+    if chance.shape != vector.shape or not ((chance >= 0) & (chance < 1)).all():
+        raise UsageError(f"chance of shape {chance.shape} for {layout.n_numbers} numbers, each from 0 to below 1")
+    sizes = [slot.size for slot in layout.slots]
+    starts = np.cumsum([0, *sizes[:-1]])
+    wide = np.asarray(vector, np.float64)
+    largest = np.maximum.reduceat(np.abs(wide), starts)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scales = np.where(largest > 0, np.nextafter((largest / LEVELS).astype(np.float32), np.float32(np.inf)), 0)
+        in_range = np.isfinite(wide).all() and np.isfinite(scales * np.float32(LEVELS)).all()
+    if not in_range:
+        raise UsageError("an update holds numbers that are not finite in int8; it is not sent")
+    steps = np.repeat(np.where(scales > 0, scales, 1).astype(np.float64), sizes)
+    numbers = np.floor(wide / steps + chance).astype(np.int8)
+    return _header(layout, "I8") + scales.astype("<f4").tobytes() + numbers.tobytes()
+
+
 def decode(data: bytes, layout: Layout) -> Vector:
     """The vector in some bytes, float32, if they are what ``encode`` would write for this layout.
 
     Raises ``UpdateRefused`` with the first fault, in this order: size, header, format, names, dtypes, shapes, finite.
     """
-    if len(data) > layout.n_bytes("float32"):
-        limit = layout.n_bytes("float32")
+    if len(data) > (limit := layout.sizes[-1]):
         raise UpdateRefused("too large", f"an update of {len(data)} bytes; at most {limit} belong to this release")
     word = _check_header(data, layout)
     start = len(_header(layout, word))
-    if data[:start] != _header(layout, word) or len(data) != start + layout.n_numbers * DTYPES[word].itemsize:
+    if data[:start] != _header(layout, word) or len(data) != _size(layout, word):
         raise UpdateRefused("malformed", "the update's header or size is not in the one canonical form")
-    vector = np.frombuffer(data, DTYPES[word], offset=start).astype(np.float32)
+    vector = _rounded(data[start:], layout) if word == "I8" else np.frombuffer(data, DTYPES[word], offset=start)
+    vector = vector.astype(np.float32)
     if not np.isfinite(vector).all():
         raise UpdateRefused("not finite", "the update holds NaN or infinite numbers")
     return vector
@@ -189,6 +217,21 @@ def norm(vector: NDArray[np.floating]) -> float:
     """The Euclidean norm over everything, in float64."""
     wide = np.asarray(vector, np.float64)
     return math.sqrt(float(wide @ wide))
+
+
+def _rounded(numbers: bytes, layout: Layout) -> Vector:
+    """The vector behind scales and whole numbers. Raises ``UpdateRefused`` for what ``encode_rounded`` never writes."""
+    n = len(layout.slots)
+    scales, steps = np.frombuffer(numbers, "<f4", n), np.frombuffer(numbers, np.int8, offset=4 * n)
+    if np.signbit(scales).any() or (steps < -LEVELS).any():
+        raise UpdateRefused("malformed", "a scale of the update is negative, or a number beyond its levels")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.repeat(scales, [slot.size for slot in layout.slots]) * steps.astype(np.float32)
+
+
+def _check_length(vector: NDArray[np.floating], layout: Layout) -> None:
+    if vector.shape != (layout.n_numbers,):
+        raise UsageError(f"a vector of shape {vector.shape} for {layout.n_numbers} numbers")
 
 
 def _check_header(data: bytes, layout: Layout) -> str:
@@ -205,28 +248,43 @@ def _check_header(data: bytes, layout: Layout) -> str:
         entries = {name: msgspec.json.decode(entry, type=_Entry) for name, entry in header.items()}
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as fault:
         raise UpdateRefused("malformed", "the update's header is not understood") from fault
-    if set(entries) != {slot.name for slot in layout.slots}:
-        odd = len(set(entries) ^ {slot.name for slot in layout.slots})
+    found = {entry.dtype for entry in entries.values()}
+    word = next((word for word in ("I8", "F16", "F32") if word in found), "F32")
+    wanted = _entries(layout, word)
+    if set(entries) != set(wanted):
+        odd = len(set(entries) ^ set(wanted))
         raise UpdateRefused("wrong names", f"{odd} of the update's tensors are not those of this release")
-    words = {entry.dtype for entry in entries.values()}
-    if len(words) != 1 or not words <= set(DTYPES):
-        raise UpdateRefused("wrong dtype", "an update is float16 or float32 throughout")
-    if any(entries[slot.name].shape != slot.shape for slot in layout.slots):
+    if any(entries[name].dtype != entry.dtype for name, entry in wanted.items()):
+        raise UpdateRefused("wrong dtype", "an update is float16 or float32 throughout, or int8 with its scales")
+    if any(entries[name].shape != entry.shape for name, entry in wanted.items()):
         raise UpdateRefused("wrong shape", "a tensor of the update has another shape than this release's")
-    return words.pop()
+    return word
 
 
 @lru_cache(maxsize=16)
 def _header(layout: Layout, word: str) -> bytes:
     """The length and the header of a file, keys in order, padded to 8 bytes: determined by layout and dtype."""
-    entries: dict[str, object] = {"__metadata__": {"format": FORMAT}}
-    at, width = 0, DTYPES[word].itemsize
+    text = msgspec.json.encode({"__metadata__": {"format": FORMAT}, **_entries(layout, word)})
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+@lru_cache(maxsize=16)
+def _entries(layout: Layout, word: str) -> dict[str, _Entry]:
+    """The tensors of a file, in their order; in eight bits the scales stand before the numbers."""
+    entries, at, width = dict[str, _Entry](), 0, DTYPES[word].itemsize
+    if word == "I8":
+        at = len(layout.slots) * DTYPES["F32"].itemsize
+        entries[SCALES] = _Entry("F32", (len(layout.slots),), (0, at))
     for slot in layout.slots:
         entries[slot.name] = _Entry(word, slot.shape, (at, at + slot.size * width))
         at += slot.size * width
-    text = msgspec.json.encode(entries)
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return entries
+
+
+def _size(layout: Layout, word: str) -> int:
+    last = _entries(layout, word)[layout.slots[-1].name]
+    return len(_header(layout, word)) + last.data_offsets[1]
 
 
 def _shapes(data: bytes, where: str) -> dict[str, tuple[int, ...]]:

@@ -102,9 +102,10 @@ class Agent:
         self._teller = Teller(config, release, self._vocabulary, past)
         self._offload = self._offload_of(release)
         self._eraser = Eraser(root, driver.state.device, vault, versions, files, driver.purge)
-        self._fleet = (
-            Fleet(root, release, versions, connect, now_s, self._note_sent, files) if connect is not None else None
-        )
+        self._fleet: Fleet | None = None
+        if connect is not None:
+            eight_bits = config.fleet.eight_bits
+            self._fleet = Fleet(root, release, versions, connect, now_s, self._note_sent, files, eight_bits)
         self._errands = Errands(self._fleet, lambda: driver.state, self.feed, self._teller.warn)
 
     # Life

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
+import numpy as np
+
 from evergrove.adapters.files import Files, read_bounded
 from evergrove.adapters.outbox import Fate, Outbox, waiting_in
 from evergrove.adapters.release import Release
@@ -74,12 +76,13 @@ Connect = Callable[[Ledger], tuple[str, HomeFog]]
 class Fleet:
     """A member of a fleet. ``connect`` gives its name there and a line to its home fog, without a word over it yet.
 
-    ``ledger`` is told of everything before it is sent, and may raise to stop it.
+    ``ledger`` is told of everything before it is sent, and may raise to stop it. With ``eight_bits`` updates are
+    rounded by chance to eight bits a number, where the fog takes that.
     """
 
     def __init__(
         self, root: Path, release: Release, versions: Versions, connect: Connect, now_s: Callable[[], float],
-        ledger: Callable[[ev.BytesSent], None], files: Files | None = None,
+        ledger: Callable[[ev.BytesSent], None], files: Files | None = None, eight_bits: bool = False,
         chance: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:  # fmt: skip
         """``chance(n)`` gives n uniform bytes: the operating system's but in a simulation."""
@@ -88,6 +91,7 @@ class Fleet:
         self._connect, self._now_s, self._ledger = connect, now_s, ledger
         self._chance = chance
         self._layout: params.Layout | None = None
+        self._eight_bits = eight_bits
         self._one_at_a_time, self._ended = threading.Lock(), threading.Event()
 
     def share(self, order: do.ShareLearnt, told: ev.TermsRead | None) -> list[ev.Event]:
@@ -123,7 +127,9 @@ class Fleet:
                 return self._delayed(order, why) if obstacle == "too soon" else _refused(order, why)
             # 2. Clipped and durable, before anything is sent.
             nonce = self._chance(tokens.NONCE_BYTES)
-            outbox.put(self._vector(order), self._of_release(), self._release.manifest_hash, terms, nonce)
+            rounding = np.random.default_rng(int.from_bytes(self._chance(16), "big")) if self._eight_bits else None
+            layout, name = self._of_release(), self._release.manifest_hash
+            outbox.put(self._vector(order), layout, name, terms, nonce, rounding)
         # 3. Into the ledger, then over the line, until its fate is known.
         return _told(order, outbox.deliver(fog, self._now_s(), 0.0, self._enter)[0])
 

@@ -144,7 +144,7 @@ class FogService:
         try:
             layout, _ = self._layout(head.generation)
             name = upload.finish()
-            data = self.store.bodies.read(name, layout.n_bytes("float32"))
+            data = self.store.bodies.read(name, layout.sizes[-1])
             return fog.UpdateMeasured(device, head, params.norm(params.decode(data, layout))), name
         except UpdateRefused as fault:
             upload.drop()
@@ -269,7 +269,7 @@ class FogService:
     def _parts(self, cohort: Cohort, layout: params.Layout) -> Iterator[NDArray[np.float32]]:
         """The updates one by one, so that memory stays that of one; each is still what was counted."""
         for part in self.store.parts(cohort):
-            data = self.store.bodies.read(part.file, layout.n_bytes("float32"))
+            data = self.store.bodies.read(part.file, layout.sizes[-1])
             if sha256_hex(data) != part.digest:
                 raise CorruptState(f"{part.file[:12]}… was altered on the disk")
             yield params.decode(data, layout)
@@ -283,12 +283,11 @@ def plan_of(
     ``clip`` is what their generation is signed with (None: nothing, that of ``gathering``); ``norm_max`` keeps its
     distance to it.
     """
-    sizes = (layout.n_bytes("float16"), layout.n_bytes("float32"))
     values = msgspec.structs.asdict(gathering)
     if clip is not None:
         values |= {"clip": clip, "norm_max": clip * max(gathering.norm_max / gathering.clip, 1.0)}
     return fog.Plan(
-        layout.generation, layout.base, layout.basis, layout.digest, tuple(releases), sizes, **values,
+        layout.generation, layout.base, layout.basis, layout.digest, tuple(releases), layout.sizes, **values,
     )  # fmt: skip
 
 

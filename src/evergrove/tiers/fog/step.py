@@ -17,7 +17,7 @@ from evergrove.tiers.fog.state import Member, State, change
 
 CASCADE_MAX = 8
 """Facts that may follow from one event."""
-CONSTANT = ("base", "basis", "layout", "n_bytes", "cohort", "rounds", "separation", "participations", "clip")
+CONSTANT = ("base", "basis", "layout", "cohort", "rounds", "separation", "participations", "clip")
 """What the proof of privacy, and the fixed denominator, need to stay as it is within a generation."""
 PASSING = (fog.UpdateOffered, fog.UpdateMeasured, fog.TimePassed)
 """Events that are not facts to keep: what follows from them is."""
@@ -89,7 +89,7 @@ def settle(
 
 
 def _plan(state: State, plan: Plan) -> Result:
-    """A new generation ends what was gathered for the old one; within one, only the releases may change."""
+    """A new generation ends what was gathered for the old one; within one, only releases and sizes may change."""
     old = state.plan
     if old is not None and plan.generation < old.generation:
         return state, [fog.FogEmit(fog.PlanRefused(plan.generation, f"generation {old.generation} is open already"))]
