@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # Python keeps what it has compiled, even where it was told not to.
 RUN := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # One process more than there are cores, since many tests wait for agents and trainers; with more of them trainers, which
-# only get what nobody else wants, are starved. Which tests go where, and first: tests/conftest.py.
+# only get what nobody else wants, are starved. The order of tests is in tests/conftest.py.
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 7) + 1)')
 TEST := $(RUN) $(BIN)/python -m pytest -n $(JOBS)
 # What covers the pure layers. Only these run with coverage, which takes as much time again as such tests do.
@@ -35,7 +35,7 @@ demo: venv
 test: venv
 	$(TEST) --dist worksteal $(PURE) --cov=evergrove.core --cov=evergrove.rules --cov=evergrove.tiers \
 		--cov=evergrove.views --cov-branch --cov-report=term --cov-fail-under=95
-	$(TEST) --dist loadgroup --no-loadscope-reorder $(addprefix --ignore=,$(PURE))
+	$(TEST) --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(PURE))
 
 test-grove: venv
 	$(RUN) $(BIN)/python -m pytest -m grove

@@ -93,7 +93,7 @@ def test_kills_lose_nothing_that_was_accepted_and_serve_nothing_unverified(make_
     assert sum(kills for _, _, kills in ends) >= 50
     for device, accepted, _ in ends:
         assert len(accepted) > LIVES
-        status = device.wait_idle(120)
+        status = device.wait_idle(300)
         log = [line.event for line in read_log(device.root)]
         # 1. What was accepted is in the buffer: nothing was evicted (the capacity was never reached).
         lost = {e.observation for e in log if isinstance(e, ev.ObservationLost)}

@@ -148,7 +148,8 @@ class Client(Generic[Req, Rep]):
             try:
                 link = self._socket or self._connect()
                 link.settimeout(self._limits.timeout_s if timeout_s is None else timeout_s)
-                link.sendall(frame)
+                with contextlib.suppress(BrokenPipeError):  # whom the agent turned away at once reads why
+                    link.sendall(frame)
                 (size,) = HEAD.unpack(_receive(link, HEAD.size))
                 if size > self._limits.n_bytes:
                     raise InvalidInput(f"a reply of {size} bytes; at most {self._limits.n_bytes} are taken")
