@@ -13,6 +13,7 @@ from evergrove.adapters.files import read_bounded
 from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import InvalidArtefact
 from evergrove.core.release import sha256_hex
+from evergrove.rules.params import BRANCH
 
 N_BYTES_MAX = 64 << 20
 HEADER_BYTES_MAX = 1 << 20
@@ -38,13 +39,14 @@ class AdapterHeader(msgspec.Struct, frozen=True):
 
     @property
     def rows(self) -> list[str]:
-        """The conditions that it has an embedding row for, such as ``emotion=love``."""
+        """The conditions that it has an embedding row for, or a branch, such as ``emotion=love``."""
+        keys = [name[4:] for name in sorted(self.tensors) if name.startswith("row.")]
+        branches = (name.removeprefix(BRANCH).partition(".")[0] for name in self.tensors if name.startswith(BRANCH))
         names = []
-        for name in sorted(self.tensors):
-            if name.startswith("row."):
-                factor, _, number = name[4:].partition(":")
-                known = self.vocabulary.factors[int(factor)]
-                names.append(f"{known.name}={known.values[int(number) - 1]}")
+        for key in dict.fromkeys((*keys, *sorted(branches))):
+            factor, _, number = key.partition(":")
+            known = self.vocabulary.factors[int(factor)]
+            names.append(f"{known.name}={known.values[int(number) - 1]}")
         return names
 
 

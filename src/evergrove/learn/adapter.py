@@ -9,7 +9,7 @@ Works on any ``nn.Module`` whose adapted layers are ``nn.Linear`` and whose cond
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -19,6 +19,7 @@ from torch.nn import functional
 from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import InvalidArtefact, UsageError
 from evergrove.learn.layers import AdaptedLinear, GrownTable, start_row
+from evergrove.learn.routing import Routed, RoutedLinear, numbers_of, stacked
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Adapter:
     ``b[layer]`` is (out, rank). ``rows["f:n"]`` (width,) is the row of value n of factor f as its difference from the
     start row (the mean of the base table's own values), so that rescaling and adding are linear in all of an adapter.
     ``vocabulary`` is what base and adapter understand together. ``a`` is None, but for ordinary LoRA, which trains its
-    own A[layer] (rank, in).
+    own A[layer] (rank, in). ``branches["f:n"][layer]`` (out, r_n) is a B of value n's own, which is added to ``b``
+    where that value is asked for and nowhere else (docs/adr/0028); all of them are of one factor.
     """
 
     base_hash: str
@@ -57,11 +59,13 @@ class Adapter:
     b: Mapping[str, Tensor]
     rows: Mapping[str, Tensor]
     a: Mapping[str, Tensor] | None = None
+    branches: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def n_numbers(self) -> int:
         """How many numbers it consists of."""
-        return sum(t.numel() for t in (*self.b.values(), *self.rows.values(), *(self.a or {}).values()))
+        shared = (*self.b.values(), *self.rows.values(), *(self.a or {}).values())
+        return sum(t.numel() for t in (*shared, *(b for branch in self.branches.values() for b in branch.values())))
 
 
 @dataclass(frozen=True)
@@ -90,17 +94,23 @@ def attach(model: nn.Module, basis: Basis, adapter: Adapter, train_a: bool = Fal
     """The trainable form of ``adapter`` on ``model``; old rows and all weights of the base are frozen and shared.
 
     ``train_a`` makes it ordinary LoRA: A starts at the adapter's own, else the basis's, and is trained too.
-    Raises ``InvalidArtefact`` where adapter, basis and model do not belong together.
+    Raises ``InvalidArtefact`` where adapter, basis and model do not belong together, ``UsageError`` for an adapter
+    with branches, beneath which the shared B would move (``learn/branches.py`` trains those).
     """
     check_fit(model, basis, adapter)
-    module = _share(model)
+    if adapter.branches:
+        raise UsageError(
+            "what this device has learnt stands in a B of its own for each condition, and a shared one cannot be"
+            " trained beneath them; learn it anew from the release"
+        )
+    module = share(model)
     parameters: dict[str, nn.Parameter] = {}
     for name, layer in _layers(module, basis.a).items():
         a = _a_of(adapter, basis, name).to(layer.weight.dtype)
         adapted = AdaptedLinear(
             layer, a.clone(), adapter.b[name].to(layer.weight.dtype).clone(), adapter.scale, train_a
         )
-        _replace(module, name, adapted)
+        replace_module(module, name, adapted)
         parameters[f"{name}.B"] = adapted.b
         if train_a:
             parameters[f"{name}.A"] = cast(nn.Parameter, adapted.a)
@@ -128,10 +138,31 @@ def read_adapter(attached: Attached) -> Adapter:
 
 
 def fuse(model: nn.Module, basis: Basis, adapter: Adapter | None) -> nn.Module:
-    """A second network with the adapter in its weights; it shares nothing with ``model``. None: a plain copy."""
+    """A second network with the adapter in its weights; it shares nothing with ``model``. None: a plain copy.
+
+    Where there are branches each row takes its own beside the weights (``routed``).
+    """
     slot = copy.deepcopy(model).requires_grad_(False).eval()
     fuse_into(slot, model, basis, adapter)
-    return slot
+    return routed(slot, basis, adapter)
+
+
+def routed(slot: nn.Module, basis: Basis, adapter: Adapter | None) -> nn.Module:
+    """``slot``, into which the adapter was fused, with its branches beside it; the slot itself where it has none.
+
+    The network that comes out shares the slot's weights: it is made anew when something else is fused into the slot.
+    """
+    if adapter is None or not adapter.branches:
+        return slot
+    keys = sorted(adapter.branches, key=row_key)
+    module = share(slot)
+    for name, layer in _layers(module, basis.a).items():
+        b = stacked([adapter.branches[key][name] for key in keys]).to(layer.weight.dtype)
+        a = basis.a[name][: b.shape[2]].to(layer.weight.dtype)
+        replace_module(module, name, RoutedLinear(layer, a, b, adapter.scale))
+    factor = row_key(keys[0])[0]
+    values = {row_key(key)[1]: k for k, key in enumerate(keys)}
+    return Routed(module, factor, numbers_of(values, adapter.vocabulary.sizes[factor]))
 
 
 @torch.no_grad()
@@ -142,7 +173,7 @@ def fuse_into(
     adapter: Adapter | None,
     before_layer: Callable[[], object] = lambda: None,
 ) -> None:
-    """Writes base plus adapter over ``slot``, a network that ``fuse`` made, in place and without new weights.
+    """Writes base plus adapter over ``slot``, a copy of ``model``, in place and without new weights; no branches.
 
     Only a table whose vocabulary changes is made anew (some kilobytes). ``before_layer`` may wait.
     """
@@ -188,11 +219,12 @@ def _times(adapter: Adapter, gamma: float) -> Adapter:
         adapter,
         b={name: gamma * b for name, b in adapter.b.items()},
         rows={name: gamma * row for name, row in adapter.rows.items()},
+        branches={key: {name: gamma * b for name, b in branch.items()} for key, branch in adapter.branches.items()},
     )
 
 
 def add(first: Adapter, second: Adapter) -> Adapter:
-    """The exact sum of two adapters of one generation; the smaller rank is padded with zeros.
+    """The exact sum of two adapters of one generation; the smaller rank is padded with zeros. Branches add by value.
 
     The vocabularies must be equal, or one must extend the other. Raises ``InvalidArtefact`` where they do not share
     base and A; ordinary LoRA has an A of its own and cannot be added.
@@ -211,7 +243,11 @@ def add(first: Adapter, second: Adapter) -> Adapter:
     one, two = pad(wide, rank), pad(narrow, rank)
     b = {name: one.b[name] + two.b[name] for name in one.b}
     rows = {name: row + two.rows[name] if name in two.rows else row for name, row in one.rows.items()}
-    return replace(one, b=b, rows=rows)
+    branches = {**one.branches, **two.branches}
+    for key in set(one.branches) & set(two.branches):
+        pairs = ((name, stacked([mine, two.branches[key][name]])) for name, mine in one.branches[key].items())
+        branches[key] = {name: pair.sum(0) for name, pair in pairs}
+    return replace(one, b=b, rows=rows, branches=branches)
 
 
 def pad(adapter: Adapter, rank: int) -> Adapter:
@@ -232,7 +268,7 @@ def extend_rows(model: nn.Module, adapter: Adapter, vocabulary: Vocabulary) -> A
 
 def sorted_rows(adapter: Adapter) -> list[tuple[tuple[int, int], Tensor]]:
     """The rows in the order of (factor, value number)."""
-    return sorted(((_row_key(key), row) for key, row in adapter.rows.items()), key=lambda pair: pair[0])
+    return sorted(((row_key(key), row) for key, row in adapter.rows.items()), key=lambda pair: pair[0])
 
 
 def check_fit(model: nn.Module, basis: Basis, adapter: Adapter) -> None:
@@ -271,6 +307,25 @@ def check_fit(model: nn.Module, basis: Basis, adapter: Adapter) -> None:
             raise InvalidArtefact(
                 f"row '{f}:{n}' has shape {tuple(row.shape)}, this base needs {tables[f].weight.shape[1]}"
             )
+    _check_branches(basis, adapter, layers)
+
+
+def _check_branches(basis: Basis, adapter: Adapter, layers: Mapping[str, nn.Linear]) -> None:
+    keys = [row_key(key) for key in adapter.branches]
+    if keys and (adapter.a is not None or len({f for f, _ in keys}) > 1):
+        raise InvalidArtefact("an adapter's branches are all of one factor, and stand on the generation's A alone")
+    for (f, n), branch in zip(keys, adapter.branches.values(), strict=True):
+        sizes = adapter.vocabulary.sizes
+        if f >= len(sizes) or not 1 <= n <= sizes[f]:
+            raise InvalidArtefact(f"the adapter has a branch for value '{f}:{n}', which its vocabulary does not know")
+        if set(branch) != set(layers):
+            odd = min(set(branch) ^ set(layers))
+            raise InvalidArtefact(f"the layers of branch '{f}:{n}' are not the base's: '{odd}' is on one side only")
+        for name, layer in layers.items():
+            shape = tuple(branch[name].shape)
+            if len(shape) != 2 or shape[0] != layer.out_features or not 1 <= shape[1] <= len(basis.a[name]):
+                most = (layer.out_features, len(basis.a[name]))
+                raise InvalidArtefact(f"'{name}' of branch '{f}:{n}' has shape {shape}; at most {most} fits this base")
 
 
 def unknown_values(model: nn.Module, vocabulary: Vocabulary) -> list[tuple[int, int]]:
@@ -302,7 +357,7 @@ def _tables(model: nn.Module) -> list[nn.Embedding]:
     return [cast(nn.Embedding, table) for table in cast(nn.ModuleList, getattr(model, "tables", nn.ModuleList()))]
 
 
-def _share(model: nn.Module) -> nn.Module:
+def share(model: nn.Module) -> nn.Module:
     """A copy of the module tree whose parameters are frozen views of the same storage."""
     views: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     return copy.deepcopy(model, views)
@@ -313,7 +368,8 @@ def _a_of(adapter: Adapter, basis: Basis, name: str) -> Tensor:
     return a.to(torch.get_default_dtype()) if a.dtype == torch.float16 else a
 
 
-def _replace(module: nn.Module, name: str, child: nn.Module) -> None:
+def replace_module(module: nn.Module, name: str, child: nn.Module) -> None:
+    """Puts ``child`` in the place of the submodule called ``name``."""
     parent, _, last = name.rpartition(".")
     setattr(module.get_submodule(parent), last, child)
 
@@ -324,6 +380,7 @@ def _table(weight: Tensor) -> nn.Embedding:
     return table
 
 
-def _row_key(key: str) -> tuple[int, int]:
+def row_key(key: str) -> tuple[int, int]:
+    """(factor, value number) of a row's or a branch's key."""
     f, _, n = key.partition(":")
     return int(f), int(n)

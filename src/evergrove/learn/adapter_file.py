@@ -20,8 +20,10 @@ from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import InvalidArtefact
 from evergrove.learn.adapter import Adapter, Basis, check_fit
 from evergrove.learn.tensor_file import tensor_bytes
+from evergrove.rules.params import BRANCH
 
-FORMAT = "evergrove-adapter-1"
+FORMAT, BRANCHED = "evergrove-adapter-1", "evergrove-adapter-2"
+"""The second one holds branches, and is of the first one's form in all else."""
 N_BYTES_MAX = 64 << 20
 _HEADER_MAX = 1 << 20
 _KEYS = {"format", "base", "basis", "rank", "scale", "vocabulary"}
@@ -35,10 +37,12 @@ def adapter_bytes(adapter: Adapter) -> bytes:
     tensors = {f"{name}.B": b for name, b in adapter.b.items()}
     tensors |= {f"{name}.A": a for name, a in (adapter.a or {}).items()}
     tensors |= {f"row.{key}": row for key, row in adapter.rows.items()}
+    for key, branch in adapter.branches.items():
+        tensors |= {f"{BRANCH}{key}.{name}.B": b for name, b in branch.items()}
     halves = {name: tensors[name].detach().to(torch.float16).contiguous() for name in sorted(tensors)}
     _check_finite(halves, "the adapter to be saved")
     metadata = {
-        "format": FORMAT,
+        "format": BRANCHED if adapter.branches else FORMAT,
         "base": adapter.base_hash,
         "basis": adapter.basis_hash,
         "rank": str(adapter.rank),
@@ -57,7 +61,7 @@ def adapter_of_bytes(data: bytes, where: str = "the adapter") -> Adapter:
         raise InvalidArtefact(f"{where}: {len(data)} bytes, more than the {N_BYTES_MAX} an adapter may have")
     header = read_header(data, where)
     metadata = header.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT or set(metadata) != _KEYS:
+    if not isinstance(metadata, dict) or metadata.get("format") not in (FORMAT, BRANCHED) or set(metadata) != _KEYS:
         raise InvalidArtefact(
             f"{where}: a safetensors file, but not of format {FORMAT}; export it from Evergrove again"
         )
@@ -72,16 +76,19 @@ def adapter_of_bytes(data: bytes, where: str = "the adapter") -> Adapter:
         vocabulary = msgspec.json.decode(metadata["vocabulary"], type=Vocabulary)
         rows = {name[4:]: row.float() for name, row in tensors.items() if name.startswith("row.")}
         _check_row_names(rows)
+        branches = _branches(tensors)
+        if bool(branches) != (metadata["format"] == BRANCHED):
+            raise ValueError(f"format {metadata['format']} with {len(branches)} branches")
     except (safetensors.SafetensorError, ValueError, msgspec.MsgspecError) as fault:
         raise InvalidArtefact(f"{where}: damaged safetensors file ({fault}); fetch or train it again") from fault
     _check_finite(tensors, where)
-    b = {name[:-2]: t.float() for name, t in tensors.items() if name.endswith(".B")}
+    b = {n[:-2]: t.float() for n, t in tensors.items() if n.endswith(".B") and not n.startswith(BRANCH)}
     a = {name[:-2]: t.float() for name, t in tensors.items() if name.endswith(".A")}
     odd = [name for name, t in b.items() if t.ndim != 2 or t.shape[1] != rank]
     odd += [name for name, t in a.items() if t.ndim != 2 or t.shape[0] != rank]
     if odd or not b or (a and set(a) != set(b)):
         raise InvalidArtefact(f"{where}: {odd[0] if odd else 'the layers'} does not match rank {rank}; fetch it again")
-    return Adapter(metadata["base"], metadata["basis"], rank, scale, vocabulary, b, rows, a or None)
+    return Adapter(metadata["base"], metadata["basis"], rank, scale, vocabulary, b, rows, a or None, branches)
 
 
 def save_adapter(adapter: Adapter, path: Path) -> int:
@@ -138,6 +145,20 @@ def _check_row_names(rows: Mapping[str, Tensor]) -> None:
         f, colon, n = key.partition(":")
         if not (colon and f.isdigit() and n.isdigit()) or row.ndim != 1:
             raise ValueError(f"'row.{key}' is no row of a condition")
+
+
+def _branches(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The branches by value and layer. Raises ``ValueError`` where a name or shape is none of a branch's."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(BRANCH):
+            key, _, layer = name[len(BRANCH) : -2].partition(".")
+            f, colon, n = key.partition(":")
+            digits = colon and f.isdecimal() and n.isdecimal() and key == f"{int(f)}:{int(n)}"
+            if not (digits and layer and name.endswith(".B")) or tensor.ndim != 2:
+                raise ValueError(f"'{name}' is no B of a branch")
+            found.setdefault(key, {})[layer] = tensor.float()
+    return found
 
 
 def _word(entry: object) -> str:

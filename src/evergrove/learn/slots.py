@@ -1,13 +1,13 @@
 """Two slots and one pointer: how a new version goes live between two calls of ``generate``, without a pause.
 
-Both slots are fused networks. Readers take a *lease*: they read the pointer once and use that network for the whole
-call. A swap is one assignment. A new version is fused into the slot that the pointer does not name, in place, once the
-last reader has left it, layer by layer, between two calls where there is a gap: it is the writer that waits, never
-``generate``.
+Both slots are fused networks; a version's branches stand beside the slot's weights (``learn/routing.py``). Readers take
+a *lease*: they read the pointer once and use that network for the whole call. A swap is one assignment. A new version
+is fused into the slot that the pointer does not name, in place, once the last reader has left it, layer by layer,
+between two calls where there is a gap: it is the writer that waits, never ``generate``.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import EvergroveError, UsageError
-from evergrove.learn.adapter import Adapter, Basis, fuse, fuse_into
+from evergrove.learn.adapter import Adapter, Basis, fuse, fuse_into, routed
 
 _POLL_S = 0.001
 _GAPS_S = 0.25
@@ -44,10 +44,10 @@ class LiveModel:
         self._model = model
         self._basis = basis
         self._vocabulary = vocabulary
-        self._slots = (fuse(model, basis, adapter), fuse(model, basis, None))
+        self._slots = (fuse(model, basis, None), fuse(model, basis, None))
         self._readers: tuple[set[object], set[object]] = (set(), set())
         self._staged: Live | None = None
-        self.current = Live(self._slots[0], adapter.vocabulary if adapter else vocabulary, version, 0)
+        self.current = self._fused(0, adapter, version)
 
     @contextmanager
     def lease(self) -> Iterator[Live]:
@@ -80,8 +80,7 @@ class LiveModel:
                 raise EvergroveError(f"a call has used the former version for over {wait_s} s; end it, then try again")
             time.sleep(_POLL_S)
         gaps_end_s = time.monotonic() + _GAPS_S
-        fuse_into(self._slots[idle], self._model, self._basis, adapter, lambda: self.await_gap(gaps_end_s))
-        self._staged = Live(self._slots[idle], adapter.vocabulary if adapter else self._vocabulary, version, idle)
+        self._staged = self._fused(idle, adapter, version, lambda: self.await_gap(gaps_end_s))
 
     def await_gap(self, end_s: float | None = None) -> None:
         """Waits for a moment in which no call is under way, until ``end_s`` at most (monotonic; None: a while)."""
@@ -95,3 +94,11 @@ class LiveModel:
             raise UsageError("nothing is staged; call stage() first")
         before, self.current, self._staged = self.current, self._staged, None
         return before
+
+    def _fused(
+        self, slot: int, adapter: Adapter | None, version: str, before_layer: Callable[[], object] = lambda: None
+    ) -> Live:
+        network = self._slots[slot]
+        fuse_into(network, self._model, self._basis, adapter, before_layer)
+        module = routed(network, self._basis, adapter)
+        return Live(module, adapter.vocabulary if adapter else self._vocabulary, version, slot)

@@ -155,7 +155,7 @@ class Strategy:
 def init_adapter(task: Task, train_a: bool = False) -> Learner:
     """Trains B and the new rows from the incumbent's; with ``train_a`` it is ordinary LoRA."""
     start = task.incumbent()
-    rows = {key: _first_row(task, key, row) for key, row in start.rows.items()}
+    rows = {key: start_of(task, key, row) for key, row in start.rows.items()}
     attached = attach(task.model, task.basis, replace(start, rows=rows), train_a)
     return Learner(attached.module, attached.parameters, lambda: adapter_bytes(read_adapter(attached)))
 
@@ -240,7 +240,7 @@ def even(codes: NDArray[np.int16], factor: int, n: int, rng: torch.Generator) ->
     return torch.multinomial(torch.from_numpy(1.0 / count[value]), n, replacement=True, generator=rng)
 
 
-def _first_row(task: Task, key: str, row: Tensor) -> Tensor:
+def start_of(task: Task, key: str, row: Tensor) -> Tensor:
     """Where the training of a row starts: a row that was never trained, off the mean row by the recipe's deviation."""
     if row.any():
         return row
@@ -279,7 +279,12 @@ LORA = replace(
     weights=replace(EVERGROVE.weights, ewc=0.0),
 )
 
-STRATEGIES: Mapping[str, Strategy] = {s.name: s for s in (NAIVE, FULL, REPLAY, EWC, EVERGROVE, LORA)}
+SHARED = "shared"
+"""Our strategy by the name under which it shares one B always, also where ``learn/branches.py`` would give each
+condition its own."""
+STRATEGIES: Mapping[str, Strategy] = {s.name: s for s in (NAIVE, FULL, REPLAY, EWC, EVERGROVE, LORA)} | {
+    SHARED: EVERGROVE
+}
 
 
 def strategy_named(name: str) -> Strategy:

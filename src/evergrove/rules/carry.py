@@ -19,8 +19,8 @@ from evergrove.core.conditions import Code, Factor, Vocabulary
 from evergrove.core.errors import UsageError
 from evergrove.core.release import Manifest
 from evergrove.rules.consolidate import carry_over
-from evergrove.rules.learnt import Array, Learnt, tensors_of
-from evergrove.rules.params import Layout, Vector, flat
+from evergrove.rules.learnt import Array, Learnt, branch_of, tensors_of
+from evergrove.rules.params import BRANCH, Layout, Vector, flat
 
 GAMMAS = (1.0, 0.5, 0.25, 0.0)
 Word = tuple[int, str]
@@ -95,8 +95,8 @@ def on_release(own: Learnt, old: Learnt | None, new: Learnt | None, released: Vo
     ``released`` is the new release's vocabulary. Rows, by name: a value of both releases as above. One that the device
     invented keeps γ times its row; where the fleet now knows that name, from the fleet's row at γ = 0 to the device's
     at 1. What was never trained counts as nothing. The same is right for the adapter that an update was last made of:
-    what is not sent yet stays the difference of the two. Raises ``UsageError`` for ordinary LoRA (its A is its own) and
-    for adapters of two generations.
+    what is not sent yet stays the difference of the two. Branches, which no release has, keep γ times theirs, by name.
+    Raises ``UsageError`` for ordinary LoRA (its A is its own) and for adapters of two generations.
     """
     if not 0.0 <= gamma <= 1.0:
         raise UsageError(f"gamma={gamma} is not in 0 to 1")
@@ -108,12 +108,17 @@ def on_release(own: Learnt, old: Learnt | None, new: Learnt | None, released: Vo
         raise UsageError("ordinary LoRA has an A of its own and is not taken along: learn anew on this release")
     rank, vocabulary = max(one.rank for one in given), vocabulary_on(released, own.vocabulary)
     tensors: dict[str, Array] = {}
-    for name in (name for name in own.tensors if name.endswith(".B")):
+    for name in (name for name in own.tensors if name.endswith(".B") and branch_of(name) is None):
         p, r0, r1 = (_padded(one, name, rank, own.tensors[name]) for one in (own, old, new))
         tensors[name] = (r1 + gamma * (p - r0)).astype(np.float32)
     rows = _rows_on(_rows(own), _rows(old), _rows(new), released, gamma)
     for (f, value), row in rows.items():
         tensors[f"row.{f}:{vocabulary.factors[f].values.index(value) + 1}"] = row.astype(np.float32)
+    for name, b in own.tensors.items() if gamma else ():
+        if (branch := branch_of(name)) is not None:
+            f, n, layer = branch
+            number = vocabulary.factors[f].values.index(own.vocabulary.factors[f].values[n - 1]) + 1
+            tensors[f"{BRANCH}{f}:{number}.{layer}"] = (gamma * b).astype(np.float32)
     return Learnt(own.base, own.basis, rank, own.scale, vocabulary, tensors)
 
 
@@ -155,16 +160,17 @@ def across(own: Learnt, old: Learnt | None, before: Ground, new: Learnt | None, 
     moved: dict[str, Array] = {}
     missed, whole = 0.0, 0.0
     for name in (name for name in part.tensors if name.endswith(".B")):
-        b, layer = part.tensors[name].astype(np.float64), name.removesuffix(".B")
+        branch = branch_of(name)
+        b, layer = part.tensors[name].astype(np.float64), (branch[2] if branch else name).removesuffix(".B")
         if layer not in after.a or layer not in before.a or after.a[layer].shape[1] != before.a[layer].shape[1]:
             raise UsageError(f"'{layer}' is not adapted in the new release: it is another network; learn anew on it")
         a = before.a[layer][: b.shape[1]].astype(np.float64)
-        found = carry_over(b, a, after.a[layer].astype(np.float64))
+        found = carry_over(b, a, after.a[layer][: b.shape[1] if branch else None].astype(np.float64))
         size = math.sqrt(max(0.0, float(((b @ (a @ a.T)) * b).sum())))  # ‖B·A‖
         missed, whole = missed + (found.lost * size) ** 2, whole + size**2
         moved[name] = (before.scale / after.scale * found.B).astype(np.float32)
     rank = max(len(rows) for rows in after.a.values())
-    nothing = {name: np.zeros_like(b) for name, b in moved.items()}
+    nothing = {name: np.zeros_like(b) for name, b in moved.items() if branch_of(name) is None}
     moved_own = _regrounded(own, moved, before, after, rank)
     moved_old = None if old is None else _regrounded(old, nothing, before, after, rank)
     adapter = on_release(moved_own, moved_old, new, after.vocabulary, gamma)

@@ -17,9 +17,10 @@ from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import InvalidArtefact
 from evergrove.core.release import Manifest
 from evergrove.core.rng import stream
-from evergrove.rules.params import DTYPES, HEADER_BYTES_MAX, Layout, layout_of
+from evergrove.rules.params import BRANCH, DTYPES, HEADER_BYTES_MAX, Layout, layout_of
 
-FORMAT = "evergrove-adapter-1"
+FORMAT, BRANCHED = "evergrove-adapter-1", "evergrove-adapter-2"
+"""The second one holds branches."""
 N_BYTES_MAX = 64 << 20
 HALF = np.dtype("<f2")
 Array = NDArray[np.float32]
@@ -43,7 +44,8 @@ class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @dataclass(frozen=True)
 class Learnt:
     """An adapter. ``tensors`` are fp32 by their names in the file: ``<layer>.B`` (out, rank), ``row.<f>:<n>`` (width,)
-    and, of ordinary LoRA alone, ``<layer>.A`` (rank, in). The other fields are those of ``learn.adapter.Adapter``."""
+    of ordinary LoRA alone, ``<layer>.A`` (rank, in), and of branches ``branch.<f>:<n>.<layer>.B`` (out, r_n). The other
+    fields are those of ``learn.adapter.Adapter``."""
 
     base: str
     basis: str
@@ -52,12 +54,17 @@ class Learnt:
     vocabulary: Vocabulary
     tensors: Mapping[str, Array]
 
+    @property
+    def has_branches(self) -> bool:
+        """Whether some conditions have a B of their own."""
+        return any(name.startswith(BRANCH) for name in self.tensors)
+
 
 def encode(learnt: Learnt) -> bytes:
     """The bytes of an adapter's file. Raises ``InvalidArtefact`` where a number is not finite in fp16."""
     names = sorted(learnt.tensors)
     metadata = _Metadata(
-        FORMAT,
+        BRANCHED if learnt.has_branches else FORMAT,
         learnt.base,
         learnt.basis,
         str(learnt.rank),
@@ -92,8 +99,10 @@ def decode(data: bytes, where: str = "the adapter") -> Learnt:
         rank, scale = int(metadata.rank), float(metadata.scale)
     except (msgspec.MsgspecError, ValueError, RecursionError) as fault:
         raise InvalidArtefact(f"{where}: no adapter of ours: its header is not understood ({fault})") from fault
-    if metadata.format != FORMAT or not entries or not math.isfinite(scale) or rank < 1:
-        raise InvalidArtefact(f"{where}: a safetensors file, but no adapter of format {FORMAT}")
+    branched = any(name.startswith(BRANCH) for name in entries)
+    wanted = BRANCHED if branched else FORMAT
+    if metadata.format != wanted or not entries or not math.isfinite(scale) or rank < 1:
+        raise InvalidArtefact(f"{where}: a safetensors file, but no adapter of format {wanted}")
     body = memoryview(data)[8 + n_header :]
     tensors = {name: _tensor(body, name, entry, rank, where) for name, entry in sorted(entries.items())}
     return Learnt(metadata.base, metadata.basis, rank, scale, vocabulary, tensors)
@@ -122,6 +131,17 @@ def check_released(learnt: Learnt, manifest: Manifest, base: bytes, basis: bytes
         if not fits:
             raise InvalidArtefact(f"'{name}' of the released adapter has shape {found}, the release's is {shape}")
     return layout
+
+
+def branch_of(name: str) -> tuple[int, int, str] | None:
+    """(factor, value number, ``<layer>.B``) of a branch's tensor; None for any other."""
+    if not name.startswith(BRANCH) or not name.endswith(".B"):
+        return None
+    key, _, layer = name[len(BRANCH) :].partition(".")
+    f, _, n = key.partition(":")
+    if not (f.isdecimal() and n.isdecimal() and key == f"{int(f)}:{int(n)}" and layer != "B"):
+        return None
+    return int(f), int(n), layer
 
 
 def first_row(factor: str, value: str, width: int) -> Array:
@@ -153,8 +173,11 @@ def _tensor(body: memoryview, name: str, entry: _Entry, rank: int, where: str) -
     if entry.dtype != "F16":
         raise InvalidArtefact(f"{where}: '{name}' has dtype {entry.dtype}, adapters are F16; save it again")
     first, end = entry.data_offsets
-    row = name.startswith("row.")
-    shaped = len(entry.shape) == 1 if row else len(entry.shape) == 2 and rank == entry.shape[name.endswith(".B")]
+    row, branch = name.startswith("row."), branch_of(name)
+    shaped = len(entry.shape) == 1 if row else len(entry.shape) == 2
+    shaped = shaped and (row or branch is not None or rank == entry.shape[name.endswith(".B")])
+    if name.startswith(BRANCH) and branch is None:
+        raise InvalidArtefact(f"{where}: '{name}' is no B of a branch; fetch it again")
     if not (row or name.endswith((".A", ".B"))) or not shaped or min(entry.shape) < 1:
         raise InvalidArtefact(f"{where}: '{name}' {entry.shape} is no tensor of an adapter of rank {rank}")
     if not 0 <= first <= end <= len(body) or end - first != math.prod(entry.shape) * HALF.itemsize:

@@ -19,6 +19,8 @@ from evergrove.core.errors import InvalidArtefact, UpdateRefused, UsageError
 from evergrove.core.release import Manifest, sha256_hex
 
 FORMAT = "evergrove-update-1"
+BRANCH = "branch."
+"""How the tensors of a branch (``learn/branches.py``) begin: a device keeps those."""
 HEADER_BYTES_MAX = 1 << 20
 Dtype = Literal["float16", "float32", "int8"]
 DTYPES: dict[str, np.dtype[np.generic]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "I8": np.dtype("i1")}
@@ -110,8 +112,14 @@ def flat(tensors: Mapping[str, NDArray[np.floating]], vocabulary: Vocabulary, la
 
     ``tensors`` has the names of an adapter's file, its rows numbered by the device's own ``vocabulary``: they go by
     name to the fleet's numbers. A smaller rank is padded with zeros; what was not learnt is 0. Raises ``UsageError``
-    for an adapter of another base.
+    for an adapter of another base, ``UpdateRefused`` for one with branches.
     """
+    if any(name.startswith(BRANCH) for name in tensors):
+        raise UpdateRefused(
+            "branches",
+            "what this device has learnt stands in a B of its own for each condition, and a fleet sums one B for all:"
+            " it is not sent (docs/adr/0028)",
+        )
     if any(name.endswith(".A") for name in tensors):
         raise UsageError("ordinary LoRA has an A of its own and does not federate")
     ours = _rows(vocabulary, layout)

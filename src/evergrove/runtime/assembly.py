@@ -21,6 +21,7 @@ from evergrove.learn.adapter_file import load_adapter
 from evergrove.learn.assist import Assist, Released
 from evergrove.learn.base import load_base, load_teacher
 from evergrove.learn.basis import load_basis
+from evergrove.learn.branches import BRANCHES, lesson_of, stands_alone
 from evergrove.learn.rehearsal import codes_of, draw, fleet_values, untaught_values
 from evergrove.learn.strategies import Recipe, Samples, Task, strategy_named
 from evergrove.learn.teacher import Beside
@@ -87,10 +88,12 @@ def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = 
     """The task: new against the rehearsal pack, what was learnt before, and what only the fleet knows.
 
     With an ``assist`` neither Fisher nor teacher points are made here, so that not even the teacher is loaded;
-    ``rehearse`` also adds its pictures to the replay.
+    ``rehearse`` also adds its pictures to the replay. Where conditions stand alone all of that is not needed.
     """
     manifest = parts.release.manifest
     pack = pack_of(parts.release, manifest.rehearsal.name)
+    if stands_alone(learn.strategy, manifest.vocabulary, lesson.start):
+        return _task_alone(parts, lesson, learn, pack)
     drawn = rehearsed(parts, [lesson.new.codes, pack.codes, lesson.known.codes])
     replay = [pack, drawn, lesson.known]
     if assist is not None and rehearse:
@@ -111,6 +114,23 @@ def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = 
         balance=balance(lesson.new.codes, manifest.known),
         made_of=lesson.made_of,
         known=_asked(parts, [pack.codes, drawn.codes], lesson),
+    )
+
+
+def _task_alone(parts: Parts, lesson: Lesson, learn: Learn, pack: Samples) -> Task:
+    """The task where each condition gets a B of its own: nobody is asked about the old, for nothing old moves."""
+    new, replay = lesson_of(lesson.new, (pack, lesson.known))
+    return Task(
+        model=parts.model,
+        basis=parts.basis,
+        vocabulary=lesson.vocabulary,
+        new=new,
+        replay=replay,
+        strategy=BRANCHES,
+        recipe=Recipe(steps=learn.steps, batch=learn.batch, checkpoint_every=learn.checkpoint_every),
+        seed=lesson.seed,
+        start=parts.serving(lesson.start),
+        made_of=lesson.made_of,
     )
 
 

@@ -23,6 +23,7 @@ from evergrove.core.errors import EvergroveError, InvalidInput, UsageError
 from evergrove.core.ports import Fog
 from evergrove.core.release import sha256_hex
 from evergrove.rules import trust
+from evergrove.runtime.workers import strategy_of
 
 REQUEST, ANSWER = "evergrove.trusted.request.1", "evergrove.trusted.answer.1"
 ASSISTS = "assists"
@@ -152,7 +153,7 @@ class Offload:
             parent=None if parent is None else relabel(parent, nameless(vocabulary_of(parent), released)),
             fresh=fresh,
             known=tuple(shown(r) for r in records if r.id not in wanted),
-            strategy=self._config.learn.strategy,
+            strategy=strategy_of(self._config),
             steps=order.steps,
             batch=self._config.learn.batch,
             seed=seed,

@@ -128,7 +128,9 @@ def measure(job: Measure, folder: Path, pace: Pace) -> Measured:
         candidate = _adapter(bench, job.candidate or job.incumbent)
     name = job.candidate or job.incumbent or bench.release.manifest.alone
     if candidate is not None and (job.source is not None or job.gamma != 1.0):
-        scaled = adapter_bytes(rescale(candidate, job.gamma, released))
+        # Of branches nothing but what this update has moved is weakened: the others stay as they serve.
+        ground = incumbent if candidate.branches and incumbent is not None else released
+        scaled = adapter_bytes(rescale(candidate, job.gamma, ground))
         name = bench.versions.add(scaled)
         candidate = adapter_of_bytes(scaled)
     vocabulary = _widest(bench.vocabulary, candidate)

@@ -119,12 +119,18 @@ def job_of(order: Start, root: Path, release: Path, config: Config, seed: int, a
         places, learn = (str(root), str(release), str(arriving)), config.learn
         return jobs.Choose(*places, order.incumbent, order.given, order.held_back, learn)
     if isinstance(order, do.StartTraining):
-        learn = msgspec.structs.replace(config.learn, steps=order.steps)
+        learn = msgspec.structs.replace(config.learn, steps=order.steps, strategy=strategy_of(config))
         rehearse = config.fog.rehearse
         return jobs.Train(str(root), str(release), order.parent, order.fresh, learn, seed, order.assist, rehearse)
     return jobs.Measure(
         str(root), str(release), order.candidate, order.source, order.incumbent, order.learnt, order.gamma, config.learn
     )
+
+
+def strategy_of(config: Config) -> str:
+    """The strategy of a device's jobs: one that gives to its fleet always shares one B, for that is what is summed."""
+    gives = bool(config.fleet.fog) and config.fleet.federate
+    return "shared" if gives and config.learn.strategy == "evergrove" else config.learn.strategy
 
 
 def fact_of(order: Start, outcome: jobs.Outcome | str) -> ev.Event:

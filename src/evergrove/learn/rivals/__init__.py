@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from evergrove.core.errors import UsageError
+from evergrove.learn.branches import BRANCHES
 from evergrove.learn.objective import Anchor, Weights
 from evergrove.learn.rivals import elastic, generative, sequence
 from evergrove.learn.rivals.sequence import Carried, Rival
@@ -211,6 +212,7 @@ _ABLATIONS = (
         strategy=replace(EVERGROVE, weights=replace(EVERGROVE.weights, ewc=0.0)),
         prepare_rows=GENERATED,
     ),
+    _shared("branches", "a B for each condition, by the recipe of a device whose base knows one factor", BRANCHES),
     replace(
         RIVALS["joint"],
         name="joint-gentle",
@@ -219,7 +221,8 @@ _ABLATIONS = (
     ),
 )
 ABLATIONS: Mapping[str, Rival] = {rival.name: rival for rival in _ABLATIONS}
-"""The shared form less one term each, and at other rates; raced only when they are named."""
+"""The shared form less one term each, and at other rates, and branches as devices learn them; raced only when they are
+named."""
 
 
 def rival_named(name: str) -> Rival:
