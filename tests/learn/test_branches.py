@@ -215,7 +215,7 @@ def test_numbers_that_are_not_finite_are_refused(world: World) -> None:
     """The last number of a branch is NaN: both readers say so."""
     adapter = with_branches(world)
     data = bytearray(adapter_bytes(adapter))
-    header = ad.__name__ and int.from_bytes(data[:8], "little")
+    header = int.from_bytes(data[:8], "little")
     at = data.index(b"branch.0:4.blocks.0.qkv.B")
     offset = int(bytes(data[at:]).split(b'"data_offsets":[')[1].split(b",")[0])
     data[8 + header + offset : 8 + header + offset + 2] = np.array([np.nan], np.float16).tobytes()
@@ -278,6 +278,7 @@ def test_which_devices_have_branches(world: World) -> None:
     assert stands_alone("evergrove", single, None)
     assert not stands_alone("shared", single, None)
     assert not stands_alone("evergrove", world.known, None)
+    assert not stands_alone("evergrove", world.known, with_branches(world))
     assert not stands_alone("evergrove", world.known, ad.blank_adapter(world.model, world.basis, world.known))
     assert stands_alone("shared", single, with_branches(world))
 

@@ -13,6 +13,7 @@ from evergrove.core.config import Learn
 from evergrove.core.errors import UsageError
 from evergrove.learn.adapter import attach, blank_adapter
 from evergrove.learn.adapter_file import adapter_bytes
+from evergrove.learn.branches import BRANCHES
 from evergrove.learn.fisher import Fisher, sample_gradients, stratified_t
 from evergrove.learn.flow import mix, sample, weight
 from evergrove.learn.objective import Anchor
@@ -179,7 +180,7 @@ def test_an_ablation_is_ours_less_one_term() -> None:
     """Rows are shared out as before, eight new ones of sixteen; and what is left out costs no preparation."""
     ours = RIVALS["shared"]
     less = {"no-ewc", "no-teacher", "no-replay"}
-    assert set(ABLATIONS) == less | {"device", "device-no-ewc", "joint-gentle"}
+    assert set(ABLATIONS) == less | {"device", "device-no-ewc", "branches", "joint-gentle"}
     for name in less:
         rival = ABLATIONS[name]
         assert rival_named(name) is rival
@@ -193,6 +194,7 @@ def test_the_device_is_raced_with_the_very_recipe_that_ships() -> None:
     """Its own rate included; and beside it the same with nothing but the Fisher's weight changed."""
     ours, without = ABLATIONS["device"], ABLATIONS["device-no-ewc"]
     assert ours.strategy is strategy_named(Learn().strategy)
+    assert ABLATIONS["branches"].strategy is BRANCHES
     weights = replace(without.strategy.weights, ewc=ours.strategy.weights.ewc)
     assert replace(without.strategy, weights=weights) == ours.strategy
     assert (without.strategy.weights.ewc, ours.strategy.weights.ewc) == (0, 5)

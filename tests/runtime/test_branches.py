@@ -4,7 +4,7 @@ It learns one value, then another, and whatever is not of that lesson stays bit-
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,13 @@ from evergrove.adapters.versions import Versions
 from evergrove.bootstrap import make_device, read_identity, read_release
 from evergrove.core.conditions import Code, Factor, Vocabulary
 from evergrove.core.config import Config, Fleet, Learn
+from evergrove.core.errors import InvalidArtefact
 from evergrove.core.jobs import Measure, Measured, Train
 from evergrove.core.release import Manifest
 from evergrove.core.rng import stream
 from evergrove.learn import base
-from evergrove.learn.adapter_file import adapter_of_bytes
+from evergrove.learn.adapter import blank_adapter
+from evergrove.learn.adapter_file import adapter_of_bytes, save_adapter
 from evergrove.learn.base_train import TrainPlan
 from evergrove.learn.base_train import train as train_base
 from evergrove.learn.basis import basis_bytes, random_rows
@@ -32,6 +34,7 @@ from evergrove.learn.dit import DiTConfig
 from evergrove.media.packs import Pack, write_pack
 from evergrove.rules import gate
 from evergrove.runtime import tasks
+from evergrove.runtime.assembly import open_parts
 from evergrove.runtime.keeper import Keeper
 from evergrove.runtime.studio import LocalStudio
 from evergrove.runtime.workers import strategy_of
@@ -222,3 +225,17 @@ def test_one_shared_b_where_a_device_gives_to_its_fleet(make: Callable[[str], Be
     adapter = adapter_of_bytes(device.versions.load(device.learn(device.show("corners", CORNERS), "shared")))
     assert not adapter.branches
     assert any(b.any() for b in adapter.b.values())
+
+
+def test_an_adapter_with_branches_is_refused_where_conditions_combine(tmp_path: Path) -> None:
+    """Offered to a device of a base with five factors: unmeasured, in words."""
+    root = tmp_path / "device"
+    make_device(root, "tiny", "")
+    parts = open_parts(read_release(root, read_identity(root)))
+    blank = blank_adapter(parts.model, parts.basis, parts.release.manifest.vocabulary, rank=1)
+    branch = {name: torch.zeros(len(b), 2) for name, b in blank.b.items()}
+    path = tmp_path / "offered.safetensors"
+    save_adapter(replace(blank, branches={"0:1": branch}), path)
+    job = Measure(str(root), str(parts.release.folder), None, str(path), None, (), 1.0, Learn())
+    with pytest.raises(InvalidArtefact, match="several factors"):
+        tasks.measure(job, tmp_path, Unpaced())

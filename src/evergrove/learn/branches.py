@@ -51,11 +51,10 @@ BRANCHES_MAX = 64
 
 
 def stands_alone(strategy: str, vocabulary: Vocabulary, incumbent: Adapter | None) -> bool:
-    """Whether what is learnt next gets branches: by our strategy on a base of one factor, or because the incumbent has
+    """Whether what is learnt next gets branches: on a base of one factor, by our strategy, or because the incumbent has
     branches already, beneath which nothing shared may move."""
-    if incumbent is not None and incumbent.branches:
-        return True
-    return strategy == EVERGROVE.name and len(vocabulary.factors) == 1
+    branched = incumbent is not None and bool(incumbent.branches)
+    return len(vocabulary.factors) == 1 and (strategy == EVERGROVE.name or branched)
 
 
 def lesson_of(new: Samples, known: Sequence[Samples]) -> tuple[Samples, Samples]:

@@ -124,6 +124,11 @@ def measure(job: Measure, folder: Path, pace: Pace) -> Measured:
     candidate: Adapter | None
     if job.source is not None:
         candidate = load_adapter(Path(job.source), bench.parts.model, bench.parts.basis)
+        if candidate.branches and len(bench.vocabulary.factors) > 1:
+            raise InvalidArtefact(
+                f"{job.source}: it has a B of its own for some conditions, and this base knows several factors, whose"
+                " values combine: what it learns shares one B"
+            )
     else:
         candidate = _adapter(bench, job.candidate or job.incumbent)
     name = job.candidate or job.incumbent or bench.release.manifest.alone
