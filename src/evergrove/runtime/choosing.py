@@ -71,6 +71,7 @@ def choose(job: Choose, folder: Path, pace: Pace) -> Chosen:
     parts, incumbent = now.parts, None if job.incumbent is None else now.versions.load(job.incumbent)
     served = parts.serving(None if incumbent is None else adapter_of_bytes(incumbent))
     before = evaluate.network(parts.model, parts.basis, served, now.vocabulary)
+    present = f"{job.incumbent or now.release.manifest.alone}-on-{manifest.alone}"  # measured once for all choices
     teacher, teacher_ref = assembly.teacher_of(arriving.release), manifest.teacher
     choices = []
     with asking(pace.within):
@@ -79,7 +80,7 @@ def choose(job: Choose, folder: Path, pace: Pace) -> Chosen:
             network = _on(arriving, data, vocabulary, candidate or manifest.alone)
             roles = evaluate.Roles(
                 candidate=network,
-                incumbent=evaluate.Network(_Renumbered(before.module, table, vocabulary.sizes)),
+                incumbent=_named(_Renumbered(before.module, table, vocabulary.sizes), present),
                 release=_on(arriving, None, vocabulary, manifest.alone),
                 teacher=None if teacher is None or teacher_ref is None else _named(teacher, teacher_ref.sha256),
             )

@@ -116,7 +116,8 @@ async def _follow(
 def job_of(order: Start, root: Path, release: Path, config: Config, seed: int, arriving: Path | None = None) -> Job:
     """What a worker is told to do for an order, on the device at ``root``; ``arriving``: where another release lies."""
     if isinstance(order, do.StartChoosing):
-        places, learn = (str(root), str(release), str(arriving)), config.learn
+        places = (str(root), str(release), str(arriving))
+        learn = msgspec.structs.replace(config.learn, strategy=strategy_of(config))
         return jobs.Choose(*places, order.incumbent, order.given, order.held_back, learn)
     if isinstance(order, do.StartTraining):
         learn = msgspec.structs.replace(config.learn, steps=order.steps, strategy=strategy_of(config))

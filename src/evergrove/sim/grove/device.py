@@ -86,7 +86,7 @@ class GroveDevice(VirtualDevice):
         self._versions.recover()
         self._fleet = Fleet(
             home.folder, home.first, self._versions, home.connect, self._parts.clock.now_s, self._enter,
-            self._fuse.files, home.chance.bytes,
+            self._fuse.files, chance=home.chance.bytes,
         )  # fmt: skip
         facts: list[ev.Event] = [ev.AgentStarted(__version__)]
         if not state.device:
