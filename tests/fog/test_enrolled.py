@@ -182,7 +182,7 @@ def test_a_key_is_written_into_a_configuration_and_nothing_else_changes() -> Non
 # ---- a real device ---------------------------------------------------------------------------------------------------
 
 
-def until(device: Device, kind: type[ev.Event], s: float = 60.0) -> list[ev.Event]:
+def until(device: Device, kind: type[ev.Event], s: float = 240.0) -> list[ev.Event]:
     """Waits for an event in the device's log; all of its events."""
     deadline_s = time.monotonic() + s
     while True:

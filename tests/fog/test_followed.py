@@ -82,7 +82,7 @@ def home(line: Line, cloud: Cloud, tmp_path: Path) -> Path:
     return tmp_path / "kitchen"
 
 
-def until(device: Device, found: Callable[[list[ev.Event]], object], s: float = 60.0) -> list[ev.Event]:
+def until(device: Device, found: Callable[[list[ev.Event]], object], s: float = 240.0) -> list[ev.Event]:
     """Waits until the device's log shows it; all of its events."""
     deadline_s = time.monotonic() + s
     while True:

@@ -52,7 +52,7 @@ def join(line: Line, clients: list[FogClient]) -> Callable[[str], FogClient]:
     return one
 
 
-def until(condition: Callable[[], object], s: float = 10.0) -> None:
+def until(condition: Callable[[], object], s: float = 60.0) -> None:
     """Waits for what happens in another thread."""
     deadline_s = time.monotonic() + s
     while not condition():

@@ -33,7 +33,7 @@ from evergrove.runtime.rollouts import opened
 from evergrove.views.sentences import judgement
 
 ORACLE = "oracle.safetensors"
-WAIT_S = 240.0
+WAIT_S = 420.0
 
 
 def tell(quick: bool, runs: Path, seed: int) -> record.Outcome:
