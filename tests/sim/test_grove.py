@@ -32,7 +32,7 @@ start_hour = 8
 present = false
 [[fleet]]
 name = "board"
-count = 5
+count = 6
 [fleet.power]
 capacity_wh = 0
 [fleet.usage]
@@ -79,9 +79,9 @@ STORM = Grove(
     fogs=2,
     gathering=Gathering(cohort=3, cohort_min=1, wait_s=1800.0, rounds=64, participations=16),
     consolidating=Consolidating(cohorts=3, wait_s=1800.0),
-    kills=Kills(device_per_day=70, fog_per_day=160, cloud_per_day=220, superlink_per_day=140, writes_max=12, down_s=60),
+    kills=Kills(device_per_day=45, fog_per_day=110, cloud_per_day=180, superlink_per_day=80, writes_max=12, down_s=60),
     air=Channel(jitter_s=120, drop_share=0.15, duplicate_share=0.2),
-    link=Channel(delay_s=1, jitter_s=120, drop_share=0.15, duplicate_share=0.15),
+    link=Channel(delay_s=1, jitter_s=120, drop_share=0.15, duplicate_share=0.3),
     tampered_share=0.2,
     clock=Clock(offset_s=300, drift_ppm=100, jumps_per_day=4, jump_s=300),
 )
@@ -118,11 +118,11 @@ def storm(seed: int, grove: Grove, release: Release, folder: Path) -> Books:
     return books
 
 
-@pytest.mark.parametrize(("seed", "grove"), [(0, STORM), (1, NOISY)], ids=["exact", "noisy"])
+@pytest.mark.parametrize(("seed", "grove"), [(0, STORM), (1, NOISY), (2, STORM)], ids=["exact", "noisy", "exact-2"])
 def test_through_any_storm_the_three_laws_hold(seed: int, grove: Grove, release: Release, tmp_path: Path) -> None:
     """The books check them at every instant, and here at the end, when all is counted and served.
 
-    Each of the two storms has a hundred kills or more, so it is 200 in all.
+    Each of the three storms has 67 kills or more, so it is 200 in all.
     """
     books = storm(seed, grove, release, tmp_path / "grove")
     world = books.world
@@ -141,7 +141,7 @@ def test_through_any_storm_the_three_laws_hold(seed: int, grove: Grove, release:
     assert {release for _, release in books.served} == signed
     # 3. It was a storm: every kind of process was killed, everything that can go wrong went wrong, and life went on.
     assert min(kills.values()) >= 5
-    assert sum(kills.values()) >= 100
+    assert sum(kills.values()) >= 67
     assert min(world.faults.values()) >= 1
     assert (len(books.receipts) >= 15, len(signed) >= 1) == (True, True)
 
@@ -169,7 +169,7 @@ def test_the_same_seed_gives_the_same_logs_byte_for_byte(release: Release, tmp_p
 
 def test_a_run_leaves_the_logs_of_fogs_and_cloud_and_says_what_it_counted(tmp_path: Path) -> None:
     """What ``evergrove simulate`` does with a grove: the numbers are those of the logs beside them."""
-    wanted = msgspec.structs.replace(scenario.parse(FLEET), grove=STORM, hours=2.0)
+    wanted = msgspec.structs.replace(scenario.parse(FLEET), grove=STORM, hours=3.0)
     found = run.execute(wanted, tmp_path / "run")
     grove = found["grove"]
     logged = [json.loads(line) for line in (tmp_path / "run" / "fogs.jsonl").read_text().splitlines()]

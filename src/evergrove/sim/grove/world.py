@@ -45,7 +45,7 @@ from evergrove.sim.scenario import Fleet, Scenario
 
 FOGS = ("north", "south", "east", "west")
 assert len(FOGS) == FOGS_MAX
-AT_ONCE_SHARE = 0.4
+AT_ONCE_SHARE = 0.15
 """Part of the kills that come between two steps, and not at a write."""
 LEARNT_PART = 0.5
 """What one job learns, in parts of the clip."""
