@@ -26,7 +26,7 @@ from evergrove.learn.oracle import Oracle, train_oracle
 
 Pictures = NDArray[np.uint8]
 LESSONS = ("8", "9")
-STRATEGIES = ("evergrove", "shared")
+STRATEGIES = ("branches", "evergrove")
 N_SHOWN, N_DRAWN = 120, 48
 
 

@@ -32,7 +32,6 @@ from evergrove.learn.layers import start_row
 from evergrove.learn.objective import Batch
 from evergrove.learn.routing import OpenedTable, Routed, RoutedLinear, numbers_of, stacked
 from evergrove.learn.strategies import (
-    EVERGROVE,
     Learner,
     Memory,
     Samples,
@@ -44,6 +43,8 @@ from evergrove.learn.strategies import (
     start_of,
 )
 
+BRANCHED = "branches"
+"""The strategy's name in a configuration."""
 RANK = 4
 """Of a branch, at most; the first rows of A are the most used ones."""
 BRANCHES_MAX = 64
@@ -51,10 +52,10 @@ BRANCHES_MAX = 64
 
 
 def stands_alone(strategy: str, vocabulary: Vocabulary, incumbent: Adapter | None) -> bool:
-    """Whether what is learnt next gets branches: on a base of one factor, by our strategy, or because the incumbent has
-    branches already, beneath which nothing shared may move."""
+    """Whether what is learnt next gets branches: on a base of one factor, by the strategy ``branches``, or because the
+    incumbent has branches already, beneath which nothing shared may move."""
     branched = incumbent is not None and bool(incumbent.branches)
-    return len(vocabulary.factors) == 1 and (strategy == EVERGROVE.name or branched)
+    return len(vocabulary.factors) == 1 and (strategy == BRANCHED or branched)
 
 
 def lesson_of(new: Samples, known: Sequence[Samples]) -> tuple[Samples, Samples]:

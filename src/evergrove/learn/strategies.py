@@ -279,16 +279,15 @@ LORA = replace(
     weights=replace(EVERGROVE.weights, ewc=0.0),
 )
 
-SHARED = "shared"
-"""Our strategy by the name under which it shares one B always, also where ``learn/branches.py`` would give each
-condition its own."""
-STRATEGIES: Mapping[str, Strategy] = {s.name: s for s in (NAIVE, FULL, REPLAY, EWC, EVERGROVE, LORA)} | {
-    SHARED: EVERGROVE
-}
+STRATEGIES: Mapping[str, Strategy] = {s.name: s for s in (NAIVE, FULL, REPLAY, EWC, EVERGROVE, LORA)}
 
 
 def strategy_named(name: str) -> Strategy:
     """The strategy of that name. Raises ``UsageError`` that lists those there are."""
+    if name == "branches":  # asked for where it does not apply (learn/branches)
+        raise UsageError(
+            "strategy 'branches' is for a base that knows one factor; use 'evergrove'"
+        )
     if name not in STRATEGIES:
         raise UsageError(f"unknown strategy '{name}'; known: {', '.join(STRATEGIES)}")
     return STRATEGIES[name]

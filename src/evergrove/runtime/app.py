@@ -27,7 +27,7 @@ from evergrove.runtime.picture import Picture
 from evergrove.runtime.stream import Stream
 
 JOB_POLL_S = 0.1
-AGENT_END_S, AGENT_END_POLL_S = 10.0, 0.01
+AGENT_END_S, AGENT_END_POLL_S = 30.0, 0.01
 """For an agent that was told to end; it has its workers to end and a snapshot to save."""
 ATTEMPTS_MAX = 3
 SEED_MAX = 2**63 - 1

@@ -131,7 +131,7 @@ def job_of(order: Start, root: Path, release: Path, config: Config, seed: int, a
 def strategy_of(config: Config) -> str:
     """The strategy of a device's jobs: one that gives to its fleet always shares one B, for that is what is summed."""
     gives = bool(config.fleet.fog) and config.fleet.federate
-    return "shared" if gives and config.learn.strategy == "evergrove" else config.learn.strategy
+    return "evergrove" if gives and config.learn.strategy == "branches" else config.learn.strategy
 
 
 def fact_of(order: Start, outcome: jobs.Outcome | str) -> ev.Event:
