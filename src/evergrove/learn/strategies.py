@@ -285,9 +285,7 @@ STRATEGIES: Mapping[str, Strategy] = {s.name: s for s in (NAIVE, FULL, REPLAY, E
 def strategy_named(name: str) -> Strategy:
     """The strategy of that name. Raises ``UsageError`` that lists those there are."""
     if name == "branches":  # asked for where it does not apply (learn/branches)
-        raise UsageError(
-            "strategy 'branches' is for a base that knows one factor; use 'evergrove'"
-        )
+        raise UsageError("strategy 'branches' is for a base that knows one factor; use 'evergrove'")
     if name not in STRATEGIES:
         raise UsageError(f"unknown strategy '{name}'; known: {', '.join(STRATEGIES)}")
     return STRATEGIES[name]
