@@ -42,7 +42,16 @@ def loss(world: World, adapter: Adapter, samples: Samples) -> float:
 def mended(world: World, candidate: Adapter, new: np.ndarray = NEW, steps: int = 100, seed: int = 0) -> Adapter:
     """As the cloud does it; the base is the teacher."""
     old = Old(world.model, world.old)
-    return reconcile(world.model, world.basis, candidate, old, new, steps, 4e-3, seed)
+    after = reconcile(world.model, world.basis, candidate, old, new, steps, 4e-3, seed)
+    assert after is not None
+    return after
+
+
+def test_a_candidate_that_is_mostly_noise_has_no_reconciled_form(world: World, candidate: Adapter) -> None:
+    """Training from it diverges: that is said, and no broken file comes of it."""
+    rng = torch.Generator().manual_seed(0)
+    noise = replace(candidate, b={name: 1e12 * torch.randn(b.shape, generator=rng) for name, b in candidate.b.items()})
+    assert reconcile(world.model, world.basis, noise, Old(world.model, world.old), NEW, 3, 4e-3, 0) is None
 
 
 def test_the_old_comes_back_and_the_new_stays(world: World, candidate: Adapter) -> None:

@@ -51,10 +51,10 @@ def reconcile(
     steps: int,
     lr: float,
     seed: int,
-) -> Adapter:
+) -> Adapter | None:
     """The candidate after ``steps`` of Adam on B and the rows; the same to the bit for the same ``seed``.
 
-    ``new`` are codes (N, F) of what the fleet brought, none: only the old is taught. Raises ``UsageError`` without a
+    None where training diverged, as it does from a candidate that is mostly noise. ``new`` are codes (N, F) of what the fleet brought, none: only the old is taught. Raises ``UsageError`` without a
     rehearsal pack.
     """
     if not len(old.pictures):
@@ -81,7 +81,8 @@ def reconcile(
         data_loss(attached.module, _rows(old, taught, brought, rng)).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-    return read_adapter(attached)
+    sound = all(bool(torch.isfinite(p.half()).all()) for p in parameters)
+    return read_adapter(attached) if sound else None
 
 
 def _rows(old: Old, taught: Points, brought: Points | None, rng: torch.Generator) -> Batch:

@@ -28,11 +28,11 @@ class Learning(NamedTuple):
     """What needs torch, each asked only where the settings want it (``runtime/fleet_tasks``).
 
     ``fisher_of``: the diagonal of the released model's Fisher over B. ``reconciled``: a candidate's file, reconciled
-    with what the base knew.
+    with what the base knew (None: that diverged).
     """
 
     fisher_of: Callable[[Release, Learnt, params.Layout, Consolidation], Vector]
-    reconciled: Callable[[Release, bytes, Consolidation], bytes]
+    reconciled: Callable[[Release, bytes, Consolidation], bytes | None]
 
 
 def consolidate(job: ConsolidateJob, learning: Learning) -> Made:
@@ -56,13 +56,14 @@ def consolidate(job: ConsolidateJob, learning: Learning) -> Made:
     after = Learnt(*hashes, release.manifest.rank, held.scale, held.vocabulary, dict(params.named(step.values, layout)))
     data = learnt.encode(after)
     # 4. What only some devices hold was brought at the cost of what all had kept: that is mended, on public files.
-    if how.reconcile_steps:
-        data = learning.reconciled(release, data, how)
+    mended = learning.reconciled(release, data, how) if how.reconcile_steps else data
     notes = tuple(f"{id_}: {why}" for id_, why in step.refused)
+    if mended is None:
+        notes = (*notes, "not reconciled with what the base knew: that diverged; the gate sees it as it is")
     if step.rule != how.rule:
         notes = (*notes, f"fewer than five fogs: a mean, not a {how.rule}")
     state = cloud.put(msgspec.msgpack.encode(step.server))
-    return Made(cloud.put(data), state, time.monotonic() - started_s, notes)
+    return Made(cloud.put(mended or data), state, time.monotonic() - started_s, notes)
 
 
 def released(release: Release) -> tuple[Learnt, params.Layout]:

@@ -49,8 +49,9 @@ def run(job: CloudJob, folder: Path) -> CloudOutcome:
             assert_never(job)
 
 
-def reconciled(release: Release, data: bytes, how: Consolidation) -> bytes:
-    """A candidate's file after ``learn.reconcile``: nothing but the release's own files goes in beside it."""
+def reconciled(release: Release, data: bytes, how: Consolidation) -> bytes | None:
+    """A candidate's file after ``learn.reconcile`` (None: it diverged): nothing but the release's own files goes in
+    beside it."""
     candidate = adapter_of_bytes(data, "the candidate")
     parts, manifest = assembly.open_parts(release), release.manifest
     pictures = assembly.pack_of(release, manifest.rehearsal.name)
@@ -58,9 +59,8 @@ def reconciled(release: Release, data: bytes, how: Consolidation) -> bytes:
     values = fleet_values(manifest, candidate, ())
     seed = int(release.manifest_hash[:15], 16)
     new = codes_of(values, manifest, N_TRAJECTORIES, seed)
-    return adapter_bytes(
-        reconcile(parts.model, parts.basis, candidate, old, new, how.reconcile_steps, how.reconcile_lr, seed)
-    )
+    after = reconcile(parts.model, parts.basis, candidate, old, new, how.reconcile_steps, how.reconcile_lr, seed)
+    return None if after is None else adapter_bytes(after)
 
 
 def fisher_of(release: Release, held: Learnt, layout: params.Layout, how: Consolidation) -> Vector:
