@@ -54,8 +54,8 @@ def reconcile(
 ) -> Adapter | None:
     """The candidate after ``steps`` of Adam on B and the rows; the same to the bit for the same ``seed``.
 
-    None where training diverged, as it does from a candidate that is mostly noise. ``new`` are codes (N, F) of what the fleet brought, none: only the old is taught. Raises ``UsageError`` without a
-    rehearsal pack.
+    None where training diverged, as it does from a candidate that is mostly noise. ``new`` are codes (N, F) of what the
+    fleet brought, none: only the old is taught. Raises ``UsageError`` without a rehearsal pack.
     """
     if not len(old.pictures):
         raise UsageError(
