@@ -14,9 +14,12 @@ from evergrove.adapters.release_write import grow, write_release
 from evergrove.adapters.vault import Vault
 from evergrove.adapters.versions import Versions
 from evergrove.bootstrap import make_device, read_identity
-from evergrove.core.config import Learn
+from evergrove.core.conditions import Code
+from evergrove.core.config import Gate, Learn
 from evergrove.core.errors import InvalidArtefact
 from evergrove.core.jobs import Choose, Chosen
+from evergrove.rules import gate
+from evergrove.rules.carry import renumbered
 from evergrove.rules.learnt import Learnt, decode, encode
 from evergrove.runtime.choosing import choose
 from evergrove.runtime.keeper import Keeper
@@ -35,7 +38,12 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Release:
 
 
 class Home:
-    """A device of the tiny release that was shown a word of its own, and has an adapter for it."""
+    """A device of the tiny release that was shown a word of its own, and has an adapter for it.
+
+    Its ``gate`` lets nothing in, so that all choices are measured.
+    """
+
+    gate = Gate(items_min=1000)
 
     def __init__(self, root: Path) -> None:
         make_device(root, "tiny", "")
@@ -51,6 +59,11 @@ class Home:
             record, _ = keeper.receive(encode_png(picture), picture, {"emotion": MINE}, code, float(i))
             keeper.store(record, "golden" if i < 6 else "train", "kept")
             self.records.append(record)
+
+    @property
+    def mine(self) -> tuple[Code, ...]:
+        """Its own word, as a condition."""
+        return (self.words.encode({"emotion": MINE}),)
 
     def adapter(self, seed: int = 0, size: float = 0.02) -> str:
         """What it has learnt: some B, and the row of its own word."""
@@ -73,7 +86,7 @@ class Home:
     ) -> Chosen:
         """The worker's job, in this process; ``waiting``: the incumbent was trained on none of the records."""
         places = str(self.root), str(self.tiny.folder), str(arriving.folder)
-        job = Choose(*places, incumbent, given, tuple(self.records) if waiting else (), learn)
+        job = Choose(*places, incumbent, given, tuple(self.records) if waiting else (), learn, self.mine, self.gate)
         return choose(job, self.root / "job", Unpaced())
 
     def read(self, name: str | None) -> Learnt:
@@ -106,6 +119,22 @@ def test_a_release_that_changes_nothing_leaves_what_was_learnt_as_it_was(home: H
     assert learnt.vocabulary.factors[0].values[-2:] == ("love", MINE)
     assert np.allclose(learnt.tensors[f"row.0:{own}"], home.read(version).tensors[f"row.0:{own - 1}"])
     assert whole.given == whole.candidate
+
+
+def test_what_the_gate_lets_in_is_the_last_that_is_measured(home: Home, grown: Release) -> None:
+    """The best that does no harm; what scores worse is not even looked at. Judged as the reducer will."""
+    version, easy = home.adapter(), Gate(items_min=2, delta=9.0, cumulative=9.0, tau=9.0, own=9.0)
+    every = home.choose(grown, version, version).choices
+    home.gate = easy
+    (first,) = home.choose(grown, version, version).choices
+    assert first == every[0]
+    home.gate = Gate(items_min=2)
+    found = home.choose(grown, version, version)
+    own = [renumbered(one, found.table) for one in home.mine]
+    expected = gate.of_release(found.known, own, teacher=found.teacher)
+    passed = [not gate.examine(gate.Policy.of(home.gate), choice.comparisons, expected) for choice in found.choices]
+    assert passed == [False] * (len(passed) - 1) + [True]
+    assert [choice.candidate for choice in found.choices] == [choice.candidate for choice in every[: len(passed)]]
 
 
 def test_what_was_not_sent_yet_stays_the_difference(home: Home, grown: Release) -> None:

@@ -68,7 +68,7 @@ def fetched(told: Directive = TOLD, config: Config = CONFIG) -> tuple[State, str
     assert orders == [do.FetchRelease(2, "R2")]
     state, orders = run(state, ev.ReleaseFetched(2, "R2"), config=config)
     (order,) = orders
-    assert order == do.StartChoosing("job-00001", "R2", "v1", "v0", ("b",), 1)
+    assert order == do.StartChoosing("job-00001", "R2", "v1", "v0", ("b",), 1, state.learnt)
     return state, "job-00001"
 
 
@@ -135,7 +135,7 @@ def test_after_a_crash_what_was_under_way_is_asked_for_again() -> None:
     state, _ = run(born(), ev.DirectiveRead("kitchen", TOLD))
     assert do.FetchRelease(2, "R2") in run(state, ev.AgentStarted("x"))[1]
     state, job = fetched()
-    assert do.StartChoosing(job, "R2", "v1", "v0", ("b",), 1) in run(state, ev.AgentStarted("x"))[1]
+    assert do.StartChoosing(job, "R2", "v1", "v0", ("b",), 1, state.learnt) in run(state, ev.AgentStarted("x"))[1]
     state, _ = run(state, measured(job, choice(1.0, "v1+")))
     assert do.ActivateVersion("v1+", "v1", 5, True, "R2") in run(state, ev.AgentStarted("x"))[1]
     state, _ = run(activated(), ev.TimePassed())

@@ -125,7 +125,7 @@ class StartChoosing(Effect, frozen=True, tag="start_choosing"):
     """Measure in a worker process what may run on ``release``, which is here: it, and shares of what was learnt.
 
     ``incumbent`` serves now (None: the present release alone), ``given`` is what the last update was made of,
-    ``held_back`` are records that the incumbent was not trained on.
+    ``held_back`` are records that the incumbent was not trained on, ``learnt`` the conditions that it has learnt.
     """
 
     job: str
@@ -134,6 +134,7 @@ class StartChoosing(Effect, frozen=True, tag="start_choosing"):
     given: str | None
     held_back: tuple[str, ...]
     attempt: int
+    learnt: tuple[Code, ...] = ()
 
 
 class FetchRelease(Effect, frozen=True, tag="fetch_release"):

@@ -7,7 +7,7 @@ the worker writes ``outcome.json``; both are written whole or not at all.
 import msgspec
 
 from evergrove.core.conditions import Code
-from evergrove.core.config import Learn
+from evergrove.core.config import Gate, Learn
 from evergrove.core.measures import Choice, Comparison
 
 
@@ -52,7 +52,8 @@ class Choose(Spec, frozen=True, tag="choose"):
     """Measure what may run on another release.
 
     ``arriving`` is its folder, ``incumbent`` what serves now, ``given`` what the last update was made of (None: the
-    present release alone, both). ``held_back`` are training records that the incumbent was not trained on.
+    present release alone, both). ``held_back`` are training records that the incumbent was not trained on, ``learnt``
+    the conditions that it has learnt. What ``gate`` lets in first is the last that is measured.
     """
 
     arriving: str
@@ -60,6 +61,8 @@ class Choose(Spec, frozen=True, tag="choose"):
     given: str | None
     held_back: tuple[str, ...]
     learn: Learn
+    learnt: tuple[Code, ...] = ()
+    gate: Gate = Gate()
 
 
 class Trained(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="trained"):
@@ -84,7 +87,8 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
 
 
 class Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="chosen"):
-    """What may run on another release, best first; numbers of conditions by ``table``, as that release has them."""
+    """What may run on another release, best first, up to the first that the gate lets in; numbers of conditions by
+    ``table``, as that release has them."""
 
     choices: tuple[Choice, ...]
     known: Code

@@ -68,8 +68,8 @@ class Learn(Section, frozen=True):
     """One learning job: strategy, budget and retries."""
 
     strategy: str = "evergrove"
-    """``evergrove``: where the base knows one factor and the device gives nothing to a fleet, each condition gets a B
-    of its own (ADR 0028), else all share one. ``shared``: all share one always. Rivals go by their names."""
+    """``evergrove``: ours, one B for all. ``branches``: a B of its own for each condition, on a base that knows one
+    factor (ADR 0028). Rivals go by their names."""
     auto: bool = True
     """Start by itself once ``min_new`` observations wait; otherwise only on ``learn()``."""
     min_new: Count = 24

@@ -151,6 +151,17 @@ def questions(
     )
 
 
+def of_release(known: Code, learnt: Sequence[Code], *, teacher: bool) -> tuple[Question, ...]:
+    """What a way to run another release must answer: it may harm nothing, and need gain nothing.
+
+    ``known`` is how many values of each factor the release's golden set answers for, ``learnt`` what the device has
+    learnt, in the release's numbers; what the golden set answers for is not asked twice.
+    """
+    conditions = tuple((n + 1, *(0 for _ in known[1:])) for n in range(known[0]))
+    own = tuple(code for code in learnt if any(n > size for n, size in zip(code, known, strict=True)))
+    return questions(conditions, own, (), teacher=teacher)
+
+
 def judge(
     state: State,
     policy: Policy,

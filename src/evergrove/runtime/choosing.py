@@ -26,7 +26,8 @@ from evergrove.learn.adapter_file import adapter_of_bytes
 from evergrove.learn.pauses import asking
 from evergrove.learn.strategies import Samples
 from evergrove.learn.trainer import Hooks, train
-from evergrove.rules.carry import renumbering, vocabulary_on
+from evergrove.rules import gate
+from evergrove.rules.carry import renumbered, renumbering, vocabulary_on
 from evergrove.runtime import assembly
 from evergrove.runtime.carrying import carried
 from evergrove.runtime.pacing import Pace
@@ -39,7 +40,9 @@ HELD_BACK_MAX = 64
 
 
 def choose(job: Choose, folder: Path, pace: Pace) -> Chosen:
-    """Measures every choice; their adapters lie in the versions folder when this returns. ``folder`` is the job's own.
+    """Measures the choices, best first, until the gate would let one in; ``folder`` is the job's own.
+
+    The adapters of all lie in the versions folder when this returns.
 
     Raises ``InvalidArtefact`` for a release that does not pass its checks, ``UsageError`` for one of another model.
     """
@@ -67,30 +70,35 @@ def choose(job: Choose, folder: Path, pace: Pace) -> Chosen:
         conditions = groups(samples.codes, manifest.known)
         return evaluate.Golden(samples, conditions, seed_of_set(manifest.golden.sha256), vocabulary.sizes)
 
-    # 4. Each against what serves now, under its own numbers, and against the release.
+    # 4. Best first by what was held back; measured against what serves now, until the gate would let one in.
     parts, incumbent = now.parts, None if job.incumbent is None else now.versions.load(job.incumbent)
     served = parts.serving(None if incumbent is None else adapter_of_bytes(incumbent))
     before = evaluate.network(parts.model, parts.basis, served, now.vocabulary)
-    present = f"{job.incumbent or now.release.manifest.alone}-on-{manifest.alone}"  # measured once for all choices
+    present = f"{job.incumbent or now.release.manifest.alone}-on-{manifest.alone}"
     teacher, teacher_ref = assembly.teacher_of(arriving.release), manifest.teacher
-    choices = []
+    is_taught = teacher is not None
+    policy = gate.Policy.of(job.gate)
+    expected = gate.of_release(manifest.known, [renumbered(one, table) for one in job.learnt], teacher=is_taught)
+    cache, stop = Path(job.device) / "cache", lambda: go_on(pace)
+    choices: list[Choice] = []
+
+    def network_of(candidate: str | None) -> evaluate.Network:
+        data = None if candidate is None else adapter_of_bytes(now.versions.load(candidate))
+        return _on(arriving, data, vocabulary, candidate or manifest.alone)
+
     with asking(pace.within):
-        for gamma, candidate, given, again in made:
-            data = None if candidate is None else adapter_of_bytes(now.versions.load(candidate))
-            network = _on(arriving, data, vocabulary, candidate or manifest.alone)
+        scored = [(_score(network_of(way[1]).module, golden_of(held), stop), way) for way in made]
+        for score, (gamma, candidate, given, again) in sorted(scored, key=lambda one: (one[0], -one[1][0])):
             roles = evaluate.Roles(
-                candidate=network,
+                candidate=network_of(candidate),
                 incumbent=_named(_Renumbered(before.module, table, vocabulary.sizes), present),
                 release=_on(arriving, None, vocabulary, manifest.alone),
                 teacher=None if teacher is None or teacher_ref is None else _named(teacher, teacher_ref.sha256),
             )
-            stop: Callable[[], None] = lambda: go_on(pace)  # noqa: E731
-            cache = Path(job.device) / "cache"
             comparisons = evaluate.measure(roles, golden_of(golden), golden_of(own), (), cache=cache, before_batch=stop)
-            score = _score(network.module, golden_of(held), stop)
             choices.append(Choice(gamma, candidate, given, score, comparisons, again))
-    choices.sort(key=lambda choice: (choice.score, -choice.gamma))
-    is_taught = manifest.teacher is not None
+            if not gate.examine(policy, comparisons, expected):
+                break
     return Chosen(tuple(choices), manifest.known, table, is_taught, time.monotonic() - started_s)
 
 

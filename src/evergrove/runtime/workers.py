@@ -118,7 +118,7 @@ def job_of(order: Start, root: Path, release: Path, config: Config, seed: int, a
     if isinstance(order, do.StartChoosing):
         places = (str(root), str(release), str(arriving))
         learn = msgspec.structs.replace(config.learn, strategy=strategy_of(config))
-        return jobs.Choose(*places, order.incumbent, order.given, order.held_back, learn)
+        return jobs.Choose(*places, order.incumbent, order.given, order.held_back, learn, order.learnt, config.gate)
     if isinstance(order, do.StartTraining):
         learn = msgspec.structs.replace(config.learn, steps=order.steps, strategy=strategy_of(config))
         rehearse = config.fog.rehearse

@@ -44,6 +44,7 @@ class Story:
     after: Seen | None = None
     result: JobResult | None = None
     gamma: float | None = None
+    took: str = "not taken"
     observed: int = 0
     kept: int = 0
     log: list[events.Stamped] = field(default_factory=list)

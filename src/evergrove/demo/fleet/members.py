@@ -173,16 +173,16 @@ def _words(members: Sequence[Member]) -> str:
     return ", ".join((f"{done} of {len(members)} have learnt", *parts))
 
 
-def chosen(log: Sequence[ev.Stamped]) -> tuple[str, float] | None:
-    """What a device's gate said to the fleet's release: accept or reject, and with how much of its own; None: nothing
-    yet."""
+def chosen(log: Sequence[ev.Stamped]) -> tuple[str, float, str] | None:
+    """What a device's gate said to the fleet's release: accept or reject, with how much of its own, and in words; None:
+    nothing yet."""
     found, measured = None, ""
     for line in log:
         match line.event:
             case ev.ReleaseMeasured(job=job):
                 measured = job
-            case ev.GateJudged(job=job, verdict=verdict, gamma=gamma) if job == measured:
-                found = verdict, gamma
+            case ev.GateJudged(job=job, verdict=verdict, gamma=gamma, sentence=words) if job == measured:
+                found = verdict, gamma, words
             case _:
                 pass
     return found

@@ -152,9 +152,17 @@ def _judged(cloud: Path, tick: Callable[[], None]) -> tuple[ev.FleetJudged, ...]
             looks = verdicts(cloud)
             if looks and looks[-1].verdict != "rescale":
                 return looks
+            check_work(cloud)
             tick()
             time.sleep(0.3)
     raise Unreachable(f"the fleet's gate came to no verdict within {JUDGED_S:g} s; see {cloud / 'work'}")
+
+
+def check_work(cloud: Path) -> None:
+    """Raises ``EvergroveError`` where a job of the cloud cannot be done: nothing would come of waiting."""
+    for one in read_cloud(cloud):
+        if isinstance(one.event, ev.WorkFailed):
+            raise EvergroveError(f"the cloud could not do {one.event.job}: {one.event.reason}")
 
 
 def verdicts(cloud: Path) -> tuple[ev.FleetJudged, ...]:

@@ -167,8 +167,7 @@ def _gates(found: Findings) -> Section:
         assert story.result is not None
         looks = [look for look in gate.of(story.log) if look.verdict != "passed"]
         own = next((look for look in looks if look.passed), looks[0] if looks else None)
-        took = "not taken" if story.gamma is None else f"taken, with {story.gamma:g} of its own on top"
-        rows.append((name, f"{story.result.verdict} at {own.gamma if own else 0:g}", story.result.sentence, took))
+        rows.append((name, f"{story.result.verdict} at {own.gamma if own else 0:g}", story.result.sentence, story.took))
     fleet = [(look.verdict, f"{look.gamma:g}", look.sentence) for look in found.looks]
     counted = sum(isinstance(event, cloud_events.CohortReceived) for _, event in found.cloud)
     return Section(

@@ -201,6 +201,7 @@ def _consolidate(found: Findings, tree: Grove, crowd: list[Member], screen: Scre
 
     def settled() -> str | None:
         with opened(tree.cloud, wait_s=grove.WAIT_LOCK_S) as rollouts:
+            noise.check_work(tree.cloud)
             judged = [one.event for one in noise.read_cloud(tree.cloud)]
             looks = [one for one in judged if isinstance(one, cloud_events.FleetJudged)]
             if looks and looks[-1].verdict == "reject":
@@ -236,10 +237,12 @@ def _return(found: Findings, crowd: list[Member], release: str, screen: Screen, 
         time.sleep(0.5)
     for member in crowd:
         story, word = found.stories[member.name], members.chosen(member.log())
-        story.gamma = word[1] if word is not None and word[0] == "accept" else None
-        said = "did not take it" if story.gamma is None else f"serves it with {story.gamma:g} of its own"
-        found.note(f"{member.name} {said}")
-        narrator.tell(f"{member.name} {said}")
+        if word is not None:
+            story.gamma, story.took = (word[1] if word[0] == "accept" else None), word[2]
+        else:
+            story.took = "no answer yet when the time was over"
+        found.note(f"{member.name}: {story.took}")
+        narrator.tell(f"{member.name}: {story.took}")
 
 
 # ---- 7 to 9 ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ starts again from what is on its disk.
 """
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -41,7 +42,7 @@ class Fuse:
             raise PowerCut(f"killed before '{step}' of {path.name}")
 
 
-class Process:
+class Process(ABC):
     """One process. ``_open`` and ``_close`` are what it does at its start, and what the system does at its end."""
 
     kind = ""
@@ -122,8 +123,8 @@ class Process:
         self._close()
         self.engine.after(self._down_s, self.boot)
 
-    def _open(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _open(self) -> None: ...
 
-    def _close(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _close(self) -> None: ...

@@ -30,7 +30,6 @@ from evergrove.tiers.device.state import (
     Work,
     change,
     idle,
-    is_new,
     new_work,
 )
 from evergrove.tiers.device.versions import begin_probation
@@ -140,9 +139,8 @@ def _begin(config: Config, state: State, now_s: float) -> Result:
 def judge(config: Config, state: State, work: Work, event: ev.ReleaseMeasured, now_s: float) -> Result:
     """The best choice that the golden gate lets in serves; where none is, what serves goes on."""
     policy = gate.Policy.of(config.gate)
-    known = tuple((n + 1, *(0 for _ in event.known[1:])) for n in range(event.known[0]))
-    learnt = tuple(code for one in state.learnt if is_new(code := renumbered(one, event.table), event.known))
-    expected = gate.questions(known, learnt, (), teacher=event.teacher)
+    learnt = tuple(renumbered(one, event.table) for one in state.learnt)
+    expected = gate.of_release(event.known, learnt, teacher=event.teacher)
     failed: tuple[gate.Failure, ...] = ()
     for n_looks, choice in enumerate(event.choices, 1):
         faults = gate.examine(policy, choice.comparisons, expected)

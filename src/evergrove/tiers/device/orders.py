@@ -20,8 +20,9 @@ def order(work: Work, state: State) -> do.Effect | None:
         case "train":
             return do.StartTraining(work.job, work.parent, work.fresh, work.steps, work.attempt, work.assist)
         case "measure" if work.purpose in ("release", "shadow"):
-            given = state.sharing.given
-            return do.StartChoosing(work.job, work.source or "", state.active, given, work.fresh, work.attempt)
+            return do.StartChoosing(
+                work.job, work.source or "", state.active, state.sharing.given, work.fresh, work.attempt, state.learnt
+            )
         case "measure":
             return do.StartMeasuring(
                 work.job, work.candidate, work.source, state.active, work.learnt, work.gamma, work.attempt
