@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evergrove.adapters.ownership import started_at
 from evergrove.adapters.versions import Versions
 from evergrove.bootstrap import Device, read_log
 from evergrove.core import events as ev
@@ -222,6 +223,15 @@ def test_a_device_is_not_made_where_somebody_stands(tmp_path: Path, monkeypatch:
     with pytest.raises(UsageError, match=r"`cd \.\.`, then `evergrove init here`"):
         Device.create(".", "tiny")
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_who_stops_an_agent_sees_its_process_out(make_device: Make) -> None:
+    """The folder is free a moment before the process is gone; whoever looks for what is left must find nothing."""
+    device = make_device()
+    pid = device.agent_pid
+    assert started_at(pid) is not None
+    device.close(stop_agent=True)
+    assert started_at(pid) is None
 
 
 def test_a_damaged_log_is_an_error_that_names_it(make_device: Make) -> None:

@@ -115,8 +115,12 @@ def find_agent(folder: Path) -> AgentInfo | None:
         info = msgspec.json.decode(read_bounded(folder / INFO, INFO_BYTES_MAX), type=AgentInfo)
     except (OSError, InvalidInput, msgspec.MsgspecError):
         return None
-    started = started_at(info.pid)
-    return info if started is not None and started == info.started_at else None
+    return info if is_alive(info) else None
+
+
+def is_alive(info: AgentInfo) -> bool:
+    """Whether that very process still runs; it may have let go of its device already."""
+    return started_at(info.pid) == info.started_at
 
 
 def started_at(pid: int) -> int | None:

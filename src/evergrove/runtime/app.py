@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 
 from evergrove.adapters import clock, receipts
 from evergrove.adapters.images import to_media
-from evergrove.adapters.ownership import find_agent
+from evergrove.adapters.ownership import find_agent, is_alive
 from evergrove.adapters.receipts import Receipt
 from evergrove.core import errors
 from evergrove.core import messages as msg
@@ -223,7 +223,7 @@ class LocalDevice:
     def close(self, stop_agent: bool = False) -> None:
         """Lets go of the device. Its agent ends by itself when nobody needs it; ``stop_agent`` ends it now.
 
-        It has let go of the device's folder then: whoever closed it may copy the folder, or remove it.
+        Its process has ended then, and has let go of the device's folder: the folder may be copied, or removed.
         """
         self._closed.set()
         if self._frames is not None:
@@ -233,7 +233,7 @@ class LocalDevice:
             with contextlib.suppress(Unreachable):
                 self._line.ask(msg.Stop(), 5.0)
             deadline_s = clock.elapsed_s() + AGENT_END_S
-            while agent is not None and find_agent(self.root) == agent and clock.elapsed_s() < deadline_s:
+            while agent is not None and is_alive(agent) and clock.elapsed_s() < deadline_s:
                 time.sleep(AGENT_END_POLL_S)
         self._line.close()
         if self._watcher is not None:
