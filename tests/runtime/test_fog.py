@@ -39,7 +39,7 @@ from evergrove.runtime.offload import ANSWER, REQUEST, Fogs, Offload
 SIGNING = bytes(range(32))
 LETTERS, _ = new_key_pair()
 SETTINGS = assist.Settings(n_trajectories=16, steps=2, n_fisher=16, k=2, n_rehearsal=8, draw_steps=2)
-LEARN = Learn(steps=4, batch=8, checkpoint_every=4)
+LEARN = Learn(steps=4, batch=8, rate=5e-3, checkpoint_every=4)
 NOW_S = 1_000_000.0
 SECRET = "Grandma smiles"
 
@@ -402,6 +402,8 @@ def work_for(home: Home, **changes: Any) -> transport.TrustedWork:
         ({"steps": 0}, "0 steps"),
         ({"steps": 10**9}, "steps of 4"),
         ({"batch": 10**9}, "steps of 1000000000"),
+        ({"rate": float("nan")}, "learning rate of nan"),
+        ({"rate": 2.0}, "learning rate of 2.0"),
         ({"vocabulary": Vocabulary(())}, "do not extend"),
         ({"fresh": (transport.Shown(b"", (9, 0, 0, 0, 0)),)}, "outside of the work's vocabulary"),
         ({"known": (transport.Shown(b"", (1,)),)}, "outside of the work's vocabulary"),

@@ -75,6 +75,8 @@ class Learn(Section, frozen=True):
     min_new: Count = 24
     steps: Count = 350
     batch: Count = 16
+    rate: Share = 0.0
+    """Peak learning rate; 0: the strategy's own. A shorter job of few pictures harms less at a lower one."""
     checkpoint_every: Count = 25
     """Steps between checkpoints: what a killed trainer can lose at most."""
     attempts_max: Count = 5

@@ -118,7 +118,7 @@ class TrustedWork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``vocabulary`` has the release's names, and numbers in place of the names that the user gave. ``parent`` is the
     incumbent's adapter file (None: the release alone), ``fresh`` what is to be learnt, ``known`` the older records.
-    ``reply_to`` is the X25519 public key to seal the answer for.
+    ``rate`` is the learning rate (0: the strategy's own), ``reply_to`` the X25519 public key to seal the answer for.
     """
 
     release: str
@@ -131,6 +131,7 @@ class TrustedWork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch: int
     seed: int
     reply_to: bytes
+    rate: float = 0.0
     version: int = VERSION
 
 

@@ -78,7 +78,10 @@ def reconcile(
         for group in optimiser.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / WARM_UP) * (1.0 - step / steps)
         optimiser.zero_grad(set_to_none=True)
-        data_loss(attached.module, _rows(old, taught, brought, rng)).backward()  # type: ignore[no-untyped-call]
+        loss = data_loss(attached.module, _rows(old, taught, brought, rng))
+        if not bool(torch.isfinite(loss)):
+            return None
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
     sound = all(bool(torch.isfinite(p.half()).all()) for p in parameters)

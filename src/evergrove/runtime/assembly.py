@@ -105,7 +105,7 @@ def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = 
         new=lesson.new,
         replay=Samples(np.concatenate([s.images for s in replay]), np.concatenate([s.codes for s in replay])),
         strategy=strategy_named(learn.strategy),
-        recipe=Recipe(steps=learn.steps, batch=learn.batch, checkpoint_every=learn.checkpoint_every),
+        recipe=_recipe(learn),
         seed=lesson.seed,
         start=parts.serving(lesson.start),
         teacher=guide_of(parts) if assist is None else None,
@@ -115,6 +115,10 @@ def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = 
         made_of=lesson.made_of,
         known=_asked(parts, [pack.codes, drawn.codes], lesson),
     )
+
+
+def _recipe(learn: Learn) -> Recipe:
+    return Recipe(learn.steps, learn.batch, lr=learn.rate or None, checkpoint_every=learn.checkpoint_every)
 
 
 def _task_alone(parts: Parts, lesson: Lesson, learn: Learn, pack: Samples) -> Task:
@@ -127,7 +131,7 @@ def _task_alone(parts: Parts, lesson: Lesson, learn: Learn, pack: Samples) -> Ta
         new=new,
         replay=replay,
         strategy=BRANCHES,
-        recipe=Recipe(steps=learn.steps, batch=learn.batch, checkpoint_every=learn.checkpoint_every),
+        recipe=_recipe(learn),
         seed=lesson.seed,
         start=parts.serving(lesson.start),
         made_of=lesson.made_of,

@@ -146,7 +146,7 @@ def _trained(
         vocabulary=work.vocabulary,
         seed=work.seed,
     )
-    learn = Learn(strategy=work.strategy, steps=work.steps, batch=work.batch, checkpoint_every=max(1, work.steps))
+    learn = Learn(work.strategy, steps=work.steps, batch=work.batch, rate=work.rate, checkpoint_every=work.steps)
     with tempfile.TemporaryDirectory(prefix="evergrove-fog-") as folder:
         outcome = train(assembly.task_of(parts, lesson, learn), Path(folder), Hooks())
         if outcome.candidate is None:
@@ -164,6 +164,8 @@ def _check(parts: assembly.Parts, message: transport.TrustedRequest, work: trans
         raise InvalidInput(f"{len(work.fresh)} + {len(work.known)} records; 1 to {RECORDS_MAX} of each are taken")
     if not (1 <= work.steps <= STEPS_MAX and 1 <= work.batch <= BATCH_MAX):
         raise InvalidInput(f"{work.steps} steps of {work.batch}; at most {STEPS_MAX} of {BATCH_MAX} are taken")
+    if not 0.0 <= work.rate <= 1.0:
+        raise InvalidInput(f"a learning rate of {work.rate}; 0 (the strategy's own) to 1 are taken")
     if work.vocabulary.names != released.names or any(
         mine.values[: len(theirs.values)] != theirs.values or len(mine.values) > VALUES_MAX
         for mine, theirs in zip(work.vocabulary.factors, released.factors, strict=True)

@@ -158,6 +158,7 @@ class Offload:
             batch=self._config.learn.batch,
             seed=seed,
             reply_to=reply_to,
+            rate=self._config.learn.rate,
         )
 
 

@@ -29,6 +29,7 @@ seed = {seed}
 [learn]
 auto = false
 steps = {steps}
+rate = {learn_rate!r}
 
 [novelty]
 capacity_per_condition = 60
@@ -86,7 +87,8 @@ def enrolled(grove: Grove, roles: Sequence[Role], seed: int, tell: Callable[[str
     with ExitStack() as stack:
         members = []
         for number, role in enumerate(roles):
-            config = CONFIG.format(seed=seed * len(roles) + number, steps=grove.script.steps)
+            script, own_seed = grove.script, seed * len(roles) + number
+            config = CONFIG.format(seed=own_seed, steps=script.steps, learn_rate=script.learn_rate)
             root = (grove.folder / "devices" / role.name).absolute()
             bootstrap.make_device(root, grove.release.folder, config)
             token = grove.authority(role.home).issue_token(time.time(), role.name)
