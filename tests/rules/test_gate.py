@@ -90,29 +90,29 @@ def test_one_lost_condition_is_enough(kind: Kind) -> None:
     """Intersection-union: harm past the margin on one condition against one reference fails the whole."""
     verdict = look(answers(fine(kind, SAD, mean=0.15)))
     assert verdict.outcome == "rescale"
-    assert verdict.gamma == 0.5
+    assert verdict.gamma == 0.9
     assert [(f.kind, f.condition, f.why) for f in verdict.failed] == [(kind, SAD, "lost")]
 
 
 def test_rescale_twice_then_reject() -> None:
-    """γ goes 1, ½, ¼; every step is a look, only the first is an update. The harm shrinks with γ, but not enough."""
+    """γ goes 1, .9, ½; every step is a look, only the first is an update. The harm shrinks with γ, but not enough."""
     state, gamma, outcomes = State(), 1.0, []
     for _ in range(3):
-        bad = answers(fine("incumbent", SAD, mean=0.199 * gamma))
+        bad = answers(fine("incumbent", SAD, mean=0.199 * gamma**2))
         state, verdict = judge(state, POLICY, bad, EXPECTED, gamma)
         outcomes.append((verdict.outcome, verdict.gamma))
         gamma = verdict.gamma
-    assert outcomes == [("rescale", 0.5), ("rescale", 0.25), ("reject", 0.25)]
+    assert outcomes == [("rescale", 0.9), ("rescale", 0.5), ("reject", 0.5)]
     assert state == State(n_updates=1, n_looks=3)
 
 
 def test_what_no_scale_can_mend_is_rejected_at_the_first_look() -> None:
-    """Harm .21 at γ = 1 leaves .0525 at γ = ¼, more than δ = .05: no further look is spent on it."""
+    """Harm .21 at γ = 1 leaves .0525 at γ = ½, more than δ = .05: no further look is spent on it."""
     state, verdict = judge(State(), POLICY, answers(fine("incumbent", SAD, mean=0.21)), EXPECTED, 1.0)
     assert (verdict.outcome, verdict.gamma, state.n_looks) == ("reject", 1.0, 1)
     _, verdict = judge(state, POLICY, answers(fine("incumbent", SAD, mean=0.19)), EXPECTED, 1.0)
     assert verdict.outcome == "rescale"
-    _, verdict = judge(state, POLICY, answers(fine("incumbent", SAD, mean=0.19)), EXPECTED, 0.5)
+    _, verdict = judge(state, POLICY, answers(fine("incumbent", SAD, mean=0.19)), EXPECTED, 0.9)
     assert verdict.outcome == "reject"
 
 
@@ -122,7 +122,7 @@ def test_worst_first_and_in_words() -> None:
     bad = answers(
         fine("incumbent", SAD, mean=0.2), fine("release", SAD, mean=0.9), fine("incumbent", HAPPY, mean=0.02, std=0.3)
     )
-    _, verdict = judge(State(), POLICY, bad, EXPECTED, 0.25, name=lambda c: names[c])
+    _, verdict = judge(State(), POLICY, bad, EXPECTED, 0.5, name=lambda c: names[c])
     assert [f.condition for f in verdict.failed] == [SAD, SAD, HAPPY]
     assert verdict.sentence == "rejected: lost: sad; not shown to be kept: happy"
     assert code_words((7, 0, 2)) == "7.0.2"
@@ -131,7 +131,7 @@ def test_worst_first_and_in_words() -> None:
 def test_gain_must_be_shown() -> None:
     """Harmless but useless does not pass; nor does a gain that could be chance."""
     for mean, std in ((0.0, 0.01), (-0.01, 0.2)):
-        verdict = look(answers(fine("gain", LOVE, mean=mean, std=std)), gamma=0.25)
+        verdict = look(answers(fine("gain", LOVE, mean=mean, std=std)), gamma=0.5)
         assert verdict.outcome == "reject"
         assert [f.why for f in verdict.failed] == ["no gain shown"]
 

@@ -207,14 +207,14 @@ def test_an_interrupted_job_is_asked_for_again_with_the_same_cohorts() -> None:
 
 
 def test_the_gate_rescales_and_rejects() -> None:
-    """Harm of .06: once more at a half. A lost condition, or a trigger that works, and the candidate is gone."""
+    """Harm of .06: once more at nine tenths. A lost condition, or a trigger that works, and the candidate is gone."""
     cloud = Cloud()
     cloud.hear(*(ev.CohortReceived(cohort(n)) for n in (1, 2, 3)))
     cloud.hear(ev.CandidateMade("cloud-00001", "candidate of cloud-00001", None, 9.0))
     cloud.hear(measured("cloud-00001", harm=0.06))
-    assert cloud.asked(do.MeasureFleet).gamma == 0.5
+    assert cloud.asked(do.MeasureFleet).gamma == 0.9
     assert cloud.hear(measured("cloud-00001")) == [], "of the scale before"
-    cloud.hear(measured("cloud-00001", gamma=0.5, probes=("stamp",)))
+    cloud.hear(measured("cloud-00001", gamma=0.9, probes=("stamp",)))
     judged = cloud.facts(ev.FleetJudged)[-1]
     assert (judged.verdict, judged.failed, judged.sentence) == (
         "reject", (("probe", ()),), "rejected: 1 trigger probes worked",

@@ -145,15 +145,15 @@ def test_a_good_candidate_is_promoted_and_checked_again() -> None:
 
 
 def test_a_harmful_candidate_is_rescaled_twice_and_then_rejected() -> None:
-    """γ = 1, ½, ¼, then the end; what it should have learnt stays fresh, but is not tried again at once."""
+    """γ = 1, .9, ½, then the end; what it should have learnt stays fresh, but is not tried again at once."""
     state, job = training()
     fresh = state.fresh
     state, _ = run(state, ev.TrainingFinished(job, "c1", 10, 1.0, 0.1, 1000))
     gammas = []
-    for gamma in (1.0, 0.5, 0.25):
-        state, orders = run(state, measured(job, 0.599 * gamma, -0.5, gamma))
+    for gamma in (1.0, 0.9, 0.5):
+        state, orders = run(state, measured(job, 0.599 * gamma**2, -0.5, gamma))
         gammas += [o.gamma for o in orders if isinstance(o, do.StartMeasuring)]
-    assert gammas == [0.5, 0.25]
+    assert gammas == [0.9, 0.5]
     assert (state.work, state.active, state.fresh, state.tried) == (None, None, fresh, len(fresh))
     assert not next_due(CONFIG, state, 20.0)
 
@@ -162,7 +162,7 @@ def test_a_candidate_without_a_gain_is_rejected() -> None:
     """Harmless is not enough: promotion needs a measured gain."""
     state, job = training()
     state, _ = run(state, ev.TrainingFinished(job, "c1", 10, 1.0, 0.1, 1000))
-    for gamma in (1.0, 0.5, 0.25):
+    for gamma in (1.0, 0.9, 0.5):
         state, orders = run(state, measured(job, 0.0, 0.1, gamma))
     assert state.work is None
     assert state.active is None

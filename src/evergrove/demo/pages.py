@@ -112,7 +112,7 @@ def _gate(found: Findings) -> report.Section:
     return report.Section(
         "The golden gate",
         "Every candidate is compared with what serves now, with the release and with the teacher, on a golden set that "
-        "nobody trains on. One that fails is tried at half and a quarter of its strength, then rejected.",
+        "nobody trains on. One that fails is tried at nine tenths and half of its strength, then rejected.",
         report.together(bodies),
     )
 

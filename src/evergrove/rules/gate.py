@@ -44,7 +44,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     alpha: float = 0.05
     alpha_gain: float = 0.05
     updates_max: int = 200
-    gammas: tuple[float, ...] = (1.0, 0.5, 0.25)
+    gammas: tuple[float, ...] = (1.0, 0.9, 0.5)
     n_min: int = 4
 
     @classmethod
@@ -275,10 +275,10 @@ def _answer(policy: Policy, question: Question, found: list[Comparison]) -> list
 
 
 def _beyond_repair(policy: Policy, failure: Failure, gamma: float) -> bool:
-    """Whether no smaller γ is worth a look: harm falls about in proportion to γ, since the adapter is linear."""
+    """Whether no smaller γ is worth a look: near what was learnt, loss and so harm fall with γ² (ADR 0031)."""
     if failure.mean is None:
         return True
-    return failure.kind != "gain" and failure.mean * policy.gammas[-1] / gamma > failure.margin
+    return failure.kind != "gain" and failure.mean * (policy.gammas[-1] / gamma) ** 2 > failure.margin
 
 
 def _unchanged(comparisons: Sequence[Comparison]) -> bool:
