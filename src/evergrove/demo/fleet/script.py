@@ -35,7 +35,7 @@ class Script:
 
     ``cohort`` is K and its least size; ``clip`` and ``norm_max`` are lengths of an update (an honest one has 18 to 22,
     of tiny 8 to 10: none is clipped). ``learn_rate`` is a device's: at the usual 1e-2 so few pictures harm the old by a
-    fifth more, and teach the new no better. ``rate`` is the cloud's server learning rate: each emotion is known to half
+    tenth more, and teach the new no better. ``rate`` is the cloud's server learning rate: each emotion is known to half
     of the devices, so the mean of all is at least twice too short (ADR 0030).
     ``away_s``: how long a killed fog stays away, ``cut_s`` how long the line to the cloud is cut. The first release's
     golden set has ``n_known`` items of each emotion that the base knows, the fleet's own ``n_golden`` of each new one.
