@@ -11,6 +11,7 @@ import pytest
 
 from evergrove.adapters import caps
 
+N_CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the caps of Linux")
 
 REPORT = """
@@ -42,7 +43,7 @@ def test_what_is_said_to_be_in_force_is() -> None:
 
 TRAINER = """
 import os, sys
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.sched_setaffinity(0, {int(sys.argv[1])})
 os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 print("ready", flush=True)
 sys.stdin.read()
@@ -53,15 +54,34 @@ sys.stdin.read()
 def test_a_second_trainer_keeps_off_the_first_one_s_core() -> None:
     """Two devices on one machine: a core with an idle-class process of its own counts as taken while that lives."""
     core = min(os.sched_getaffinity(0))
-    before = caps.taken()
-    other = subprocess.Popen([sys.executable, "-c", TRAINER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other = subprocess.Popen([sys.executable, "-c", TRAINER, str(core)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert other.stdout is not None
         assert other.stdout.readline() == b"ready\n"
-        assert caps.taken() == before | {core}
+        assert caps.trainers()[other.pid] == core
     finally:
         other.communicate()
-    assert caps.taken() == before
+    assert other.pid not in caps.trainers()
+
+
+@linux
+@pytest.mark.skipif(N_CORES < 2, reason="there is only one core")
+def test_where_every_core_has_a_trainer_the_next_one_keeps_to_none() -> None:
+    """Six devices of one machine once crowded five trainers on its last core, and left the other one to the sixth."""
+    cores = sorted(os.sched_getaffinity(0))
+    others = [
+        subprocess.Popen([sys.executable, "-c", TRAINER, str(core)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for core in cores
+    ]
+    try:
+        assert [other.stdout.readline() for other in others if other.stdout is not None] == [b"ready\n"] * len(cores)
+        cap = caps.own_core()
+        assert (cap.in_force, cap.found) == (False, "other trainers keep to every core")
+        assert sorted(os.sched_getaffinity(0)) == cores
+    finally:
+        os.sched_setaffinity(0, cores)
+        for other in others:
+            other.communicate()
 
 
 @linux

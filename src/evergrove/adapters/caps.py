@@ -114,7 +114,10 @@ def idle_disk() -> Cap:
 
 
 def own_core(system: Path = Path("/")) -> Cap:
-    """One core out of several, so that the trainer does not wander into an app's."""
+    """One core out of several, so that the trainer does not wander into an app's.
+
+    Where other trainers keep to all of them it is kept to none, and the system shares out what there is.
+    """
     name = "a core of its own"
     if sys.platform != "linux":
         return Cap(name, False, f"{platform.system()} does not let a process choose")
@@ -122,24 +125,30 @@ def own_core(system: Path = Path("/")) -> Cap:
         allowed = os.sched_getaffinity(0)
         if len(allowed) < 2:
             return Cap(name, False, "there is only one core; the frame gate alone keeps training out of frames")
-        free = allowed - taken(system) or allowed
+        free = allowed - set(trainers(system).values())
+        if not free:
+            return Cap(name, False, "other trainers keep to every core")
         core = best_core(free, {n: capacity(n, system) for n in free})
         os.sched_setaffinity(0, {core})
+        if core in trainers(system).values():
+            os.sched_setaffinity(0, allowed)
+            return Cap(name, False, "another trainer chose the same core at the same moment")
     except OSError as fault:
         return Cap(name, False, _reason(fault))
     return Cap(name, True, f"core {core} of {len(allowed)}")
 
 
-def taken(system: Path = Path("/")) -> set[int]:
-    """Cores that other trainers keep to (idle class, one core): two devices on a machine would halve one another."""
-    cores: set[int] = set()
+def trainers(system: Path = Path("/")) -> dict[int, int]:
+    """The other trainers that keep to a core (idle class, one core), by process: two on a core halve one another."""
+    found: dict[int, int] = {}
     for entry in (system / "proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if os.sched_getscheduler(int(entry.name)) == os.SCHED_IDLE:
-                    only = os.sched_getaffinity(int(entry.name))
-                    cores |= only if len(only) == 1 else set()
-    return cores
+        pid = int(entry.name) if entry.name.isdigit() else os.getpid()
+        with contextlib.suppress(OSError):
+            if pid != os.getpid() and os.sched_getscheduler(pid) == os.SCHED_IDLE:
+                only = os.sched_getaffinity(pid)
+                if len(only) == 1:
+                    found[pid] = min(only)
+    return found
 
 
 def best_core(allowed: set[int], capacities: dict[int, int]) -> int:
