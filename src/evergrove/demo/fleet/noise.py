@@ -92,7 +92,7 @@ def settings_of(script: Script, clip: float, epsilon: float) -> str:
     return (
         f"[gather]\ncohort = {script.cohort}\nclip = {clip!r}\nepsilon = {epsilon!r}\n\n"
         f"[consolidate]\ncohorts = {len(FOGS)}\nrate = {script.rate!r}\n\n"
-        "[rollout]\npercents = [100.0]\nshadow = 0.0\nreports_min = 1\n\n[work]\ntick_s = 0.5\n"
+        "[rollout]\npercents = [100.0]\nshadow = 0.0\nreports_min = 1\n\n[work]\ntick_s = 0.5\nthreads = 2\n"
     )
 
 
