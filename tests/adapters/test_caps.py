@@ -81,6 +81,7 @@ def test_where_every_core_has_a_trainer_the_next_one_keeps_to_none() -> None:
     finally:
         os.sched_setaffinity(0, cores)
         for other in others:
+            other.kill()
             other.communicate()
 
 

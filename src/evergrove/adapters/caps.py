@@ -125,17 +125,16 @@ def own_core(system: Path = Path("/")) -> Cap:
         allowed = os.sched_getaffinity(0)
         if len(allowed) < 2:
             return Cap(name, False, "there is only one core; the frame gate alone keeps training out of frames")
-        free = allowed - set(trainers(system).values())
-        if not free:
-            return Cap(name, False, "other trainers keep to every core")
-        core = best_core(free, {n: capacity(n, system) for n in free})
-        os.sched_setaffinity(0, {core})
-        if core in trainers(system).values():
-            os.sched_setaffinity(0, allowed)
-            return Cap(name, False, "another trainer chose the same core at the same moment")
+        while free := allowed - set(trainers(system).values()):
+            core = best_core(free, {n: capacity(n, system) for n in free})
+            os.sched_setaffinity(0, {core})
+            rivals = [pid for pid, at in trainers(system).items() if at == core]
+            if all(pid > os.getpid() for pid in rivals):
+                return Cap(name, True, f"core {core} of {len(allowed)}")
+            os.sched_setaffinity(0, allowed)  # two that began at the same moment: the older stays
     except OSError as fault:
         return Cap(name, False, _reason(fault))
-    return Cap(name, True, f"core {core} of {len(allowed)}")
+    return Cap(name, False, "other trainers keep to every core")
 
 
 def trainers(system: Path = Path("/")) -> dict[int, int]:

@@ -127,7 +127,7 @@ def started_at(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; None when there is none. 0 where the system does not tell."""
     try:
         facts = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # never there, or gone while it was read
         if Path("/proc/self/stat").exists():
             return None
         try:

@@ -228,10 +228,11 @@ def draw_rows(task: Task, memory: Memory, strategy: Strategy, step: int) -> Batc
 
 
 def with_fewer_old(task: Task) -> Task:
-    """The same task with half as many old rows in a step, and as many new ones: for who has an assist (ADR 0008)."""
+    """The same task with half as many old rows in a step (of an odd number the larger half), and as many new ones: for
+    who has an assist (ADR 0008)."""
     batch, shares = task.recipe.batch, task.strategy.shares
     n_replay, n_teacher = shares.rows(batch)
-    replay, teacher = n_replay // 2, n_teacher // 2
+    replay, teacher = (n_replay + 1) // 2, (n_teacher + 1) // 2
     fewer = batch - (n_replay - replay) - (n_teacher - teacher)
     strategy = replace(task.strategy, shares=Shares(replay / fewer, teacher / fewer))
     return replace(task, strategy=strategy, recipe=replace(task.recipe, batch=fewer))

@@ -275,7 +275,7 @@ def _answer(policy: Policy, question: Question, found: list[Comparison]) -> list
 
 
 def _beyond_repair(policy: Policy, failure: Failure, gamma: float) -> bool:
-    """Whether no smaller γ is worth a look: near what was learnt, loss and so harm fall with γ² (ADR 0031)."""
+    """Whether no smaller γ is worth a look: harm on what the base knows falls with γ² (ADR 0031)."""
     if failure.mean is None:
         return True
     return failure.kind != "gain" and failure.mean * (policy.gammas[-1] / gamma) ** 2 > failure.margin

@@ -223,7 +223,7 @@ class LocalDevice:
     def close(self, stop_agent: bool = False) -> None:
         """Lets go of the device. Its agent ends by itself when nobody needs it; ``stop_agent`` ends it now.
 
-        Its process has ended then, and has let go of the device's folder: the folder may be copied, or removed.
+        Its process has ended then (30 s are given), and has let go of the folder, which may be copied or removed.
         """
         self._closed.set()
         if self._frames is not None:

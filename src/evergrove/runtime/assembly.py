@@ -88,8 +88,8 @@ def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = 
     """The task: new against the rehearsal pack, what was learnt before, and what only the fleet knows.
 
     With an ``assist`` neither Fisher nor teacher points are made here, so that not even the teacher is loaded, and a
-    step has half as many old rows; ``rehearse`` also adds its pictures to the replay. Where conditions stand alone all
-    of that is not needed.
+    step that uses them has half as many old rows; ``rehearse`` also adds its pictures to the replay. Where conditions
+    stand alone all of that is not needed.
     """
     manifest = parts.release.manifest
     pack = pack_of(parts.release, manifest.rehearsal.name)
@@ -116,7 +116,8 @@ def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = 
         made_of=lesson.made_of,
         known=_asked(parts, [pack.codes, drawn.codes], lesson),
     )
-    return task if assist is None else with_fewer_old(task)
+    guided = bool(task.strategy.weights.teacher and task.strategy.shares.teacher)
+    return with_fewer_old(task) if assist is not None and guided else task
 
 
 def _recipe(learn: Learn) -> Recipe:

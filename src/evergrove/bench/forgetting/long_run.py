@@ -2,8 +2,8 @@
 
 A device meets one user after another, each with looks that the base never saw; every look is an update, learnt in a
 few steps from what the gate let through until then, and judged as a device judges it: the release's golden set, own
-golden items of the new look, γ of 1, ½ and ¼. *Truth* is the same loss on a large set of pictures that no one trains
-on or gates by, in units of what a condition is worth. A spoilt update is one of
+golden items of the new look, the gate's γ (1, ½ and ¼ in the results of ADR 0023). *Truth* is the same loss on a large
+set of pictures that no one trains on or gates by, in units of what a condition is worth. A spoilt update is one of
 
 - *naive*: only the new look, at twenty times the rate, and nothing of the old;
 - *mislabelled*: at twenty times the rate, and what is replayed has its emotions exchanged;
