@@ -21,7 +21,6 @@ from evergrove.learn.strategies import (
     Task,
     full_of_bytes,
     strategy_named,
-    with_fewer_old,
 )
 from evergrove.learn.trainer import train
 
@@ -111,22 +110,6 @@ def test_batches_are_shared_out_and_balanced(world: World) -> None:
     counts = [int((codes[:, 0] == value).sum()) for value in (1, 2, 3)]
     assert sum(counts) == 60 * 8
     assert min(counts) > 120
-
-
-@pytest.mark.parametrize(
-    ("batch", "rows"), [(16, (8, 2, 2)), (13, (7, 2, 2)), (7, (5, 1, 1)), (4, (2, 1, 1)), (1, (1, 0, 0))]
-)
-def test_an_assist_halves_the_old_rows_and_keeps_the_new(world: World, batch: int, rows: tuple[int, int, int]) -> None:
-    """Of sixteen rows eight are new, four old and four points; then eight, two and two. What is old never vanishes."""
-    whole = task(world, "evergrove")
-    whole = replace(whole, recipe=replace(whole.recipe, batch=batch))
-    fewer = with_fewer_old(whole)
-    assert (fewer.recipe.batch, fewer.strategy.shares.rows(fewer.recipe.batch)) == (sum(rows), rows[1:])
-    if batch == 16:
-        memory = whole.strategy.remember(whole, whole.strategy)
-        drawn = [one.strategy.draw(one, memory, one.strategy, 0) for one in (whole, fewer)]
-        assert [len(one) for one in drawn] == [16, 12]
-        assert [int((one.code[:8, 0] == 4).sum()) >= 7 for one in drawn] == [True, True], "but for a dropped label"
 
 
 def test_a_larger_teacher_is_asked_what_it_knows(world: World) -> None:

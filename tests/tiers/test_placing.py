@@ -129,16 +129,6 @@ def test_heat_slows_a_job_down_and_a_hot_zone_stops_it() -> None:
     assert state.heat["cpu"].temp_c == 84.0
 
 
-def test_a_step_with_an_assist_prices_no_other() -> None:
-    """It has fewer rows: what steps of this device take is known from those without."""
-    state = begun()
-    assert state.work is not None
-    before = state.step_s
-    state = msgspec.structs.replace(state, work=msgspec.structs.replace(state.work, assist="ab" * 32))
-    state, *_ = run(state, ev.TrainingFinished("job-00001", "c1", 100, 50.0, 0.1, 1000), now_s=60.0)
-    assert (state.step_s, before != 0.5) == (before, True)
-
-
 def test_measuring_obeys_the_shield_too() -> None:
     """The golden set heats as training does: its share is the shield's, at no price."""
     state, *_ = run(begun(), ev.TrainingFinished("job-00001", "c1", 100, 50.0, 0.1, 1000), now_s=60.0)

@@ -78,8 +78,7 @@ class Arm(msgspec.Struct, frozen=True):
 
 class Report(msgspec.Struct, frozen=True):
     """Both arms; shares are of the job that learns alone. ``assist_*`` is what the fog spends once for a release, and
-    the device once for all its jobs on one. ``steps_cpu_ratio`` is assisted over alone: a step has half as many old
-    rows."""
+    the device once for all its jobs on one. ``steps_cpu_ratio`` (assisted over alone) would be 1 on a quiet machine."""
 
     release: str
     sizes: Sizes
@@ -109,9 +108,9 @@ class Run(msgspec.Struct, frozen=True):
     new: float
 
     @property
-    def cpu_s(self) -> float:
-        """The whole job."""
-        return self.read_cpu_s + self.prepare_cpu_s + self.steps_cpu_s
+    def before_cpu_s(self) -> float:
+        """All that comes before the first step."""
+        return self.read_cpu_s + self.prepare_cpu_s
 
 
 def run(
@@ -157,10 +156,12 @@ def _run(release: Release, sizes: Sizes, core_w: float, say: Callable[[str, int,
             runs[arm].append(_job(parts, sizes, seed, judge, (signed, expected) if arm == ASSISTED else None))
     arms = {arm: _arm(runs[arm], *gflop[arm], _held_mb(parts, arm), core_w) for arm in runs}
     alone, assisted = arms[ALONE], arms[ASSISTED]
-    spent = [(a.cpu_s, b.cpu_s) for a, b in zip(runs[ALONE], runs[ASSISTED], strict=True)]
-    saved = [1 - b / a for a, b in spent]
+    # The steps are the same operations in both arms, so what differs between their times is the machine's: pooled.
+    steps_cpu_s = float(np.median([r.steps_cpu_s for arm in runs.values() for r in arm]))
+    before = [(a.before_cpu_s, b.before_cpu_s) for a, b in zip(runs[ALONE], runs[ASSISTED], strict=True)]
+    saved = [(a - b) / (a + steps_cpu_s) for a, b in before]
     download_joules = JOULES_PER_MBIT * len(signed) * 8e-6
-    saved_joules = core_w * float(np.median([a - b for a, b in spent]))
+    saved_joules = core_w * float(np.median([a - b for a, b in before]))
     return Report(
         release=release.manifest.name,
         sizes=sizes,
@@ -261,7 +262,7 @@ def _arm(runs: list[Run], prepare_gflop: float, steps_gflop: float, held_mb: flo
         prepare_gflop=_short(prepare_gflop),
         steps_gflop=_short(steps_gflop),
         held_mb=held_mb,
-        joules=_short(core_w * float(np.median([r.cpu_s for r in runs]))),
+        joules=_short(core_w * float(np.median([r.before_cpu_s + r.steps_cpu_s for r in runs]))),
         old=_short(float(np.mean([r.old for r in runs]))),
         new=_short(float(np.mean([r.new for r in runs]))),
         old_by_seed=tuple(_short(r.old) for r in runs),

@@ -204,7 +204,7 @@ class Placement(Section, frozen=True):
     assist_bytes: int = 8_900_000
     """Size of a fog's assist, until one has been seen."""
     assist_wait_s: float = 30.0
-    assist_saving_share: float = 0.35
+    assist_saving_share: float = 0.14
     """Part of a job's energy that an assist spares; measured by `evergrove bench offload`."""
     trusted_wait_s: float = 300.0
     deadline_s: Positive = 86_400.0

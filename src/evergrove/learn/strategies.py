@@ -134,10 +134,6 @@ class Shares:
     replay: float = 0.0
     teacher: float = 0.0
 
-    def rows(self, batch: int) -> tuple[int, int]:
-        """Replay and teacher rows in a batch, rounded down."""
-        return int(self.replay * batch + 1e-9), int(self.teacher * batch + 1e-9)
-
 
 @dataclass(frozen=True)
 class Strategy:
@@ -212,9 +208,8 @@ def draw_rows(task: Task, memory: Memory, strategy: Strategy, step: int) -> Batc
     """The rows of one step: new, replay and teacher points by the strategy's shares. The same step, the same rows."""
     rng = task.rng("step", step)
     recipe, shares, weights = task.recipe, strategy.shares, strategy.weights
-    n_replay, n_teacher = shares.rows(recipe.batch)
-    n_replay = n_replay if len(task.replay) else 0
-    n_teacher = n_teacher if memory.points is not None else 0
+    n_replay = int(shares.replay * recipe.batch) if len(task.replay) else 0
+    n_teacher = int(shares.teacher * recipe.batch) if memory.points is not None else 0
     n_new = recipe.batch - n_replay - n_teacher
     new = task.new.pick(even(task.new.codes, task.balance, n_new, rng))
     parts = [flow_rows(*new, 1.0, rng, recipe.label_drop, recipe.t_shift)]
@@ -225,17 +220,6 @@ def draw_rows(task: Task, memory: Memory, strategy: Strategy, step: int) -> Batc
         picked = torch.randint(len(memory.points), (n_teacher,), generator=rng)
         parts.append(teacher_rows(memory.points, picked, weights.teacher))
     return join(parts)
-
-
-def with_fewer_old(task: Task) -> Task:
-    """The same task with half as many old rows in a step (of an odd number the larger half), and as many new ones: for
-    who has an assist (ADR 0008)."""
-    batch, shares = task.recipe.batch, task.strategy.shares
-    n_replay, n_teacher = shares.rows(batch)
-    replay, teacher = (n_replay + 1) // 2, (n_teacher + 1) // 2
-    fewer = batch - (n_replay - replay) - (n_teacher - teacher)
-    strategy = replace(task.strategy, shares=Shares(replay / fewer, teacher / fewer))
-    return replace(task, strategy=strategy, recipe=replace(task.recipe, batch=fewer))
 
 
 def full_bytes(module: nn.Module) -> bytes:

@@ -23,7 +23,7 @@ from evergrove.learn.base import load_base, load_teacher
 from evergrove.learn.basis import load_basis
 from evergrove.learn.branches import BRANCHES, lesson_of, stands_alone
 from evergrove.learn.rehearsal import codes_of, draw, fleet_values, untaught_values
-from evergrove.learn.strategies import Recipe, Samples, Task, strategy_named, with_fewer_old
+from evergrove.learn.strategies import Recipe, Samples, Task, strategy_named
 from evergrove.learn.teacher import Beside
 from evergrove.media.packs import read_pack
 
@@ -87,9 +87,8 @@ def open_parts(release: Release) -> Parts:
 def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = None, rehearse: bool = False) -> Task:
     """The task: new against the rehearsal pack, what was learnt before, and what only the fleet knows.
 
-    With an ``assist`` neither Fisher nor teacher points are made here, so that not even the teacher is loaded, and a
-    step that uses them has half as many old rows; ``rehearse`` also adds its pictures to the replay. Where conditions
-    stand alone all of that is not needed.
+    With an ``assist`` neither Fisher nor teacher points are made here, so that not even the teacher is loaded;
+    ``rehearse`` also adds its pictures to the replay. Where conditions stand alone all of that is not needed.
     """
     manifest = parts.release.manifest
     pack = pack_of(parts.release, manifest.rehearsal.name)
@@ -99,7 +98,7 @@ def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = 
     replay = [pack, drawn, lesson.known]
     if assist is not None and rehearse:
         replay.append(assist.rehearsal)
-    task = Task(
+    return Task(
         model=parts.model,
         basis=parts.basis,
         vocabulary=lesson.vocabulary,
@@ -116,8 +115,6 @@ def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = 
         made_of=lesson.made_of,
         known=_asked(parts, [pack.codes, drawn.codes], lesson),
     )
-    guided = bool(task.strategy.weights.teacher and task.strategy.shares.teacher)
-    return with_fewer_old(task) if assist is not None and guided else task
 
 
 def _recipe(learn: Learn) -> Recipe:

@@ -16,7 +16,7 @@ from evergrove.adapters.release import open_release
 from evergrove.bench.measure import Machine, Ratio, machine
 from evergrove.bench.training import task as task_of
 from evergrove.core.config import Config
-from evergrove.learn.strategies import Memory, Task, strategy_named, with_fewer_old
+from evergrove.learn.strategies import Memory, Task, strategy_named
 from evergrove.learn.trainer import Hooks, Progress, train
 from evergrove.runtime.assembly import open_parts
 
@@ -26,16 +26,14 @@ LOCAL_MAX, ASSISTED_MAX = 2.5, 1.6
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """CPU seconds of a job of ``steps`` steps, ours over plain: ``local`` prepares here; ``assisted`` does not, and has
-    half as many old rows in a step. Plain trains on the new rows that ours has in a batch; ``same_batch`` is ``local``
-    against plain training with our whole batch."""
+    """CPU seconds of a job of ``steps`` steps, ours over plain: ``local`` prepares here, ``assisted`` does not. Plain
+    trains on the new rows that ours has in a batch; ``same_batch`` is against plain training with our whole batch."""
 
     machine: Machine
     release: str
     steps: int
     prepare_s: float
     step_s: float
-    assisted_step_s: float
     plain_step_s: float
     local: Ratio
     assisted: Ratio
@@ -52,19 +50,20 @@ def measure(place: str, n_blocks: int = 5, n_steps: int = 12) -> Cost:
     release = open_release(place)
     steps = Config().learn.steps
     job = task_of(open_parts(release), "evergrove", WARM_UP + n_steps)
-    n_new = job.recipe.batch - sum(job.strategy.shares.rows(job.recipe.batch))
+    shares = job.strategy.shares
+    n_new = job.recipe.batch - int(shares.replay * job.recipe.batch) - int(shares.teacher * job.recipe.batch)
     plain = replace(job, strategy=strategy_named("naive"), recipe=replace(job.recipe, batch=n_new, micro_batch=n_new))
     wide = replace(job, strategy=strategy_named("naive"))
     prepared: list[float] = []
-    arms = {"ours": job, "assisted": with_fewer_old(job), "plain": plain, "wide": wide}
-    per_step: dict[str, list[float]] = {name: [] for name in arms}
+    per_step: dict[str, list[float]] = {"ours": [], "plain": [], "wide": []}
+    arms = {"ours": job, "plain": plain, "wide": wide}
     for block in range(n_blocks):
         started_s = time.process_time()
         memory = job.strategy.remember(job, job.strategy)
         prepared.append(time.process_time() - started_s)
         for name in list(arms) if block % 2 == 0 else list(reversed(arms)):
-            per_step[name].append(_step_s(arms[name], memory if name in ("ours", "assisted") else Memory()))
-    ours, assisted, less, wide_s = (np.array(per_step[name]) for name in arms)
+            per_step[name].append(_step_s(arms[name], memory if name == "ours" else Memory()))
+    ours, less, wide_s = (np.array(per_step[name]) for name in ("ours", "plain", "wide"))
     prepare = np.array(prepared)
     return Cost(
         machine(),
@@ -72,10 +71,9 @@ def measure(place: str, n_blocks: int = 5, n_steps: int = 12) -> Cost:
         steps,
         round(float(np.median(prepare)), 3),
         round(float(np.median(ours)), 4),
-        round(float(np.median(assisted)), 4),
         round(float(np.median(less)), 4),
         Ratio.of((prepare + steps * ours).tolist(), (steps * less).tolist(), "CPU s"),
-        Ratio.of((steps * assisted).tolist(), (steps * less).tolist(), "CPU s"),
+        Ratio.of((steps * ours).tolist(), (steps * less).tolist(), "CPU s"),
         Ratio.of((prepare + steps * ours).tolist(), (steps * wide_s).tolist(), "CPU s"),
     )
 

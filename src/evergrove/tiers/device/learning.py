@@ -77,9 +77,8 @@ def take_offer(config: Config, state: State, event: ev.AdapterOffered, now_s: fl
 
 
 def take_candidate(config: Config, state: State, work: Work, event: ev.TrainingFinished, now_s: float) -> Result:
-    """A candidate is there: to the golden set with it. What a step took here is what the next one is priced by; one
-    with an assist has fewer rows, and its price is known from those without (``placement.assist_saving_share``)."""
-    if work.stage == "train" and event.steps > 0 and not work.assist:
+    """A candidate is there: to the golden set with it. What a step took here is what the next one is priced by."""
+    if work.stage == "train" and event.steps > 0:
         state = change(state, step_s=max(event.seconds / event.steps, 1e-3))
     return measure(config, state, work, now_s, candidate=event.candidate, seen=seen_by_now(state))
 
