@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 
 from evergrove import Device
-from evergrove.adapters.ownership import find_agent
+from evergrove.adapters.ownership import find_agent, is_alive
 from evergrove.core.config import Web
 from evergrove.core.errors import CorruptState, EvergroveError, UsageError
 from evergrove.web import bearer, server
@@ -311,6 +311,27 @@ def test_a_device_is_up_survives_its_agent_and_ends_cleanly(tmp_path: Path) -> N
         assert token not in out + err
         assert not up.path.exists()
         assert find_agent(root) is None
+    finally:
+        up.close()
+
+
+def test_it_takes_its_agent_along_when_it_is_stopped_while_it_starts(tmp_path: Path) -> None:
+    """It listens before it can draw: whoever sees it and stops it then finds no agent either."""
+    root = tmp_path / "device"
+    Device.create(root, "tiny", "[learn]\nauto = false\n[agent]\nlinger_s = 600.0\n").close(stop_agent=True)
+    up = Up(tmp_path, root)
+    try:
+        until_s = time.monotonic() + 60
+        while (agent := find_agent(root)) is None:
+            assert time.monotonic() < until_s
+            time.sleep(0.001)
+        assert up.path.exists()
+        up.process.send_signal(signal.SIGTERM)
+        assert up.told() == "STOPPING=1"
+        out, err = up.process.communicate(timeout=60)
+        assert (up.process.returncode, out) == (0, ""), err
+        assert not is_alive(agent)
+        assert not up.path.exists()
     finally:
         up.close()
 

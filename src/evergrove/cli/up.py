@@ -17,6 +17,7 @@ from evergrove.cli.up_fog import url
 from evergrove.core.errors import MissingDependency
 
 if TYPE_CHECKING:
+    from signal import Signals
     from socket import socket
 
     from evergrove import Device
@@ -65,6 +66,7 @@ def device(
     from evergrove.adapters.ownership import find_agent
     from evergrove.web import bearer, server
 
+    heard = server.hear_endings()
     path = None if unix is None else unix.expanduser().absolute()
     bound = server.listen_tcp(host, port) if path is None else server.listen_unix(path)
     try:
@@ -78,7 +80,7 @@ def device(
                 "token_file": None if token is None else str(token_file),
                 "pid": os.getpid(),
             }
-            serve(opened, bound, token, path is None, lambda: announce(facts, as_json))
+            serve(opened, bound, token, path is None, lambda: announce(facts, as_json), heard)
             if ours:  # whoever started the agent ends it and sees it out; an app that still needs it starts it again
                 opened.close(stop_agent=True)
     finally:
@@ -87,7 +89,9 @@ def device(
             path.unlink(missing_ok=True)
 
 
-def serve(device: "Device", bound: "socket", token: str | None, tcp: bool, ready: Callable[[], None]) -> None:
+def serve(
+    device: "Device", bound: "socket", token: str | None, tcp: bool, ready: Callable[[], None], heard: "list[Signals]"
+) -> None:
     """Answer requests on a bound socket until the process is told to stop."""
     import asyncio
 
@@ -98,7 +102,7 @@ def serve(device: "Device", bound: "socket", token: str | None, tcp: bool, ready
 
     api = web.Api(device, device.config, Meter())
     application = web.create_app(api, token, LOOPBACK if tcp else None)
-    asyncio.run(server.run(api, application, bound, device.config.web, ready))
+    asyncio.run(server.run(api, application, bound, device.config.web, ready, heard))
 
 
 def announce(facts: dict[str, str | int | None], as_json: bool) -> None:

@@ -182,10 +182,34 @@ def configured(app: ASGIApp, drain_s: float, http: type[Patient] = Patient, **mo
     )
 
 
-async def run(api: Api, app: ASGIApp, bound: socket.socket, limits: Web, ready: Callable[[], None]) -> None:
+ENDINGS = (signal.SIGTERM, signal.SIGINT)
+
+
+def hear_endings() -> list[signal.Signals]:
+    """From now on to be told to end is noted down, in the list that is returned, for ``run`` to follow.
+
+    An agent starts and torch is loaded before ``run`` listens: who ended in the middle of that left the agent behind.
+    Told the same a second time, the process ends at once.
+    """
+    heard: list[signal.Signals] = []
+    before = {number: signal.getsignal(number) for number in ENDINGS}
+
+    def note(number: int, _: object) -> None:
+        heard.append(signal.Signals(number))
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in ENDINGS:
+        signal.signal(number, note)
+    return heard
+
+
+async def run(
+    api: Api, app: ASGIApp, bound: socket.socket, limits: Web, ready: Callable[[], None], heard: list[signal.Signals]
+) -> None:
     """Serves ``app`` on a bound socket until SIGTERM or SIGINT; ``ready`` is called once it answers.
 
-    A second SIGINT does not wait for requests under way. Raises what keeps the device from drawing.
+    One that was ``heard`` before counts. A second SIGINT does not wait for requests under way. Raises what keeps the
+    device from drawing.
     """
     config = configured(app, limits.drain_s_max, limit_concurrency=limits.connections_max)
     server, loop = Service(config), asyncio.get_running_loop()
@@ -197,11 +221,14 @@ async def run(api: Api, app: ASGIApp, bound: socket.socket, limits: Web, ready: 
             tell_manager("STOPPING=1")
         api.closing = server.should_exit = True
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDINGS:
         loop.add_signal_handler(number, stop, number)
     watch = None
     try:
-        await api.warm_up()
+        if heard:
+            stop(heard[0])
+        else:
+            await api.warm_up()
         if server.should_exit:
             return
         watch = loop.create_task(_watch(api, server, ready))
@@ -211,7 +238,7 @@ async def run(api: Api, app: ASGIApp, bound: socket.socket, limits: Web, ready: 
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ENDINGS:
             loop.remove_signal_handler(number)
         bound.close()
         api.close()
