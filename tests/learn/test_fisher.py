@@ -100,15 +100,16 @@ def test_it_predicts_the_rise_of_the_loss(world: World) -> None:
 
 
 def test_directions_and_rest_count_once(world: World) -> None:
-    """Directions plus rest have exactly the diagonal of F, the rest is not negative, and k = N leaves nothing."""
+    """Directions plus rest have exactly F's diagonal, the rest is not negative; k = N leaves nothing, k = 0 all."""
     g = sampled(world, 4, 16)
     diagonal = g.square().mean(0)
-    for k in (1, 4, 16):
+    for k in (0, 1, 4, 16):
         s = sketch({LAYER: g}, k)
         low_rank = (s.c[LAYER][:, None] * s.u[LAYER].square()).sum(0).reshape(diagonal.shape)
         assert (s.rest[LAYER] >= 0).all()
         torch.testing.assert_close(low_rank + s.rest[LAYER], diagonal, atol=1e-6 * float(diagonal.max()), rtol=1e-3)
         torch.testing.assert_close(s.u[LAYER] @ s.u[LAYER].T, torch.eye(len(s.u[LAYER])), atol=1e-4, rtol=0)
+    torch.testing.assert_close(sketch({LAYER: g}, 0).rest[LAYER], diagonal)
     everything = sketch({LAYER: g}, len(g))
     assert float(everything.rest[LAYER].max()) < 1e-4 * float(diagonal.max())
     full = g.flatten(1).T @ g.flatten(1) / len(g)

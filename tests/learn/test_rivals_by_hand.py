@@ -1,6 +1,7 @@
 """The rivals that ``test_rivals.py`` does not take apart, each against numbers that can be worked out by hand."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,10 @@ import pytest
 import torch
 
 from evergrove.core.conditions import Factor, Vocabulary
-from evergrove.learn.adapter import Adapter, blank_adapter, fuse
+from evergrove.learn.adapter import Adapter, attach, blank_adapter, fuse
 from evergrove.learn.adapter_file import adapter_bytes
 from evergrove.learn.dit import DiT, DiTConfig
-from evergrove.learn.fisher import Fisher
+from evergrove.learn.fisher import Fisher, estimate_fisher
 from evergrove.learn.flow import weight
 from evergrove.learn.objective import Anchor, ewc_loss
 from evergrove.learn.rivals import RIVALS, elastic, sequence
@@ -78,6 +79,40 @@ def test_rank_one_with_distillation_holds_on_to_the_incumbent(world: World) -> N
     n_old = int(task.strategy.shares.teacher * 16)
     assert batch.code[: 16 - n_old, 0].tolist() == [4] * (16 - n_old)
     assert set(batch.code[16 - n_old :, 0].tolist()) <= {1, 2, 3}
+
+
+def test_what_goes_on_may_be_a_part_of_what_was_learnt(world: World) -> None:
+    """B was .5 and is trained to 1.5. Rescaled by ½ all of it is halved, .75; a slow one goes halfway, 1.0."""
+    task = replace(task_of(world, "naive"), start=adapter_with(world, 0.5))
+    row = {key: torch.full_like(row, 8.0) for key, row in adapter_with(world, 0.0).rows.items()}
+    data = adapter_bytes(replace(adapter_with(world, 1.5), rows=row))
+    carried = Carried(world.model, world.basis)
+    for after, b, rows in (
+        (partial(sequence.after_scaled, gamma=0.5), 0.75, 4.0),
+        (partial(sequence.after_slowed, share=0.5), 1.0, 8.0),
+    ):
+        start = after(task, data, carried).start
+        assert start is not None
+        assert all((tensor == b).all() for tensor in start.b.values())
+        assert all((tensor == rows).all() for tensor in start.rows.values())
+
+
+def test_an_a_can_be_cut(world: World) -> None:
+    """The first two rows of each layer, and a B as narrow."""
+    carried = sequence.begin_cut(world.model, world.basis, 3, rank=2)
+    assert all(torch.equal(a, world.basis.a[name][:2]) for name, a in carried.basis.a.items())
+    assert blank_adapter(carried.model, carried.basis, world.wider).rank == 2
+
+
+def test_the_releases_fisher_is_ours_at_the_release(world: World) -> None:
+    """As ``estimate_fisher`` makes it of the base with an empty adapter."""
+    x, code = world.old.pick()
+    made = sequence.prior_sketch(world.model, world.basis, x, code, torch.Generator().manual_seed(3))
+    blank = attach(world.model, world.basis, blank_adapter(world.model, world.basis, world.known))
+    expected = estimate_fisher(blank, x, code, torch.Generator().manual_seed(3), sequence.N_FISHER)
+    for name, rest in expected.rest.items():
+        torch.testing.assert_close(made.rest[name], rest)
+        torch.testing.assert_close(made.c[name], expected.c[name])
 
 
 def test_o_lora_merges_and_begins_anew(world: World) -> None:

@@ -84,9 +84,10 @@ def sketch(grads: Mapping[str, Tensor], k: int) -> Fisher:
         n = len(g)
         flat = g.reshape(n, -1) / n**0.5
         values, vectors = torch.linalg.eigh((flat @ flat.T).double())
-        top = values[-min(k, n) :].flip(0).clamp_min(0.0)
-        keep = top > 1e-12 * top[0].clamp_min(1e-300)
-        u[name] = (vectors[:, -min(k, n) :].flip(1)[:, keep].T.to(flat) @ flat) / top[keep].sqrt().to(flat)[:, None]
+        first = max(n - k, 0)
+        top = values[first:].flip(0).clamp_min(0.0)
+        keep = top > 1e-12 * values[-1].clamp_min(1e-300)
+        u[name] = (vectors[:, first:].flip(1)[:, keep].T.to(flat) @ flat) / top[keep].sqrt().to(flat)[:, None]
         c[name] = top[keep].to(flat)
         diagonal = flat.square().sum(0) - (c[name][:, None] * u[name].square()).sum(0)
         rest[name] = diagonal.clamp_min(0.0).reshape(g.shape[1:])

@@ -35,7 +35,7 @@ from evergrove.runtime.tasks import Bench, go_on, groups, open_bench, seed_of_se
 
 Way = tuple[float, str | None, str | None, bool]
 """γ, adapter, what updates are counted from there, and whether it was learnt again."""
-HELD_BACK_MAX = 64
+HELD_BACK_MAX = 32
 """Records beside the golden set that choices are scored on."""
 
 

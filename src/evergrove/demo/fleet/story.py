@@ -66,6 +66,7 @@ def tell(quick: bool, runs: Path, seed: int) -> record.Outcome:
             if name is not None:
                 _return(found, crowd, name, screen, narrator)
         found.frames, found.frame_faults = screen.frames, screen.faults
+        tree.stop()  # else the cloud would consolidate the next round beside the second arm, for nobody
         # 7. The same once more, with noise.
         _with_noise(found, release, layout, roles, updates, golden, narrator)
         # 8. An independent judge.

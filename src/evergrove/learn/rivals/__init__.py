@@ -26,6 +26,7 @@ from evergrove.learn.strategies import (
     Task,
     draw_rows,
     init_adapter,
+    remember_old,
 )
 
 __all__ = ["ABLATIONS", "RIVALS", "Carried", "Rival", "rival_named"]
@@ -181,6 +182,7 @@ RIVALS: Mapping[str, Rival] = {rival.name: rival for rival in _ALL}
 """Every rival by its name, in the order of a table."""
 
 _OURS = RIVALS["shared"]
+_DEVICE = replace(_OURS, name="device", paper="the shared form at a device's own rate", strategy=EVERGROVE)
 _ABLATIONS = (
     replace(
         _OURS,
@@ -204,13 +206,52 @@ _ABLATIONS = (
         keeps_observations=False,
         prepare_rows=GENERATED,
     ),
-    replace(_OURS, name="device", paper="the shared form at a device's own rate", strategy=EVERGROVE),
+    _DEVICE,
     replace(
-        _OURS,
+        _DEVICE,
         name="device-no-ewc",
         paper="the same without the Fisher's term",
         strategy=replace(EVERGROVE, weights=replace(EVERGROVE.weights, ewc=0.0)),
         prepare_rows=GENERATED,
+    ),
+    *(
+        replace(
+            _DEVICE,
+            name=f"device-k{k}",
+            paper=f"the same with {k} directions of the Fisher a layer instead of 4",
+            strategy=replace(EVERGROVE, remember=partial(remember_old, k=k)),
+        )
+        for k in (0, 1, 16)
+    ),
+    replace(
+        _DEVICE,
+        name="device-once",
+        paper="the same with the release's Fisher all along, as of an assist; around the incumbent, as always",
+        prior=sequence.prior_sketch,
+    ),
+    *(
+        replace(
+            _DEVICE,
+            name=f"device-rank{rank}",
+            paper=f"the same on the first {rank} rows of A instead of 12",
+            begin=partial(sequence.begin_cut, rank=rank),
+        )
+        for rank in (3, 6)
+    ),
+    *(
+        replace(
+            _DEVICE,
+            name=f"device-x{gamma}",
+            paper=f"the same, of which {gamma} goes on after each lesson, as if the gate had rescaled it",
+            after=partial(sequence.after_scaled, gamma=gamma),
+        )
+        for gamma in (0.9, 0.5)
+    ),
+    replace(
+        _DEVICE,
+        name="device-two-speed",
+        paper="the same with a fast B that learns and a slow one that goes half the way (after arXiv 2201.12604)",
+        after=partial(sequence.after_slowed, share=0.5),
     ),
     _shared("branches", "a B for each condition, by the recipe of a device whose base knows one factor", BRANCHES),
     replace(

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from evergrove.core.conditions import Vocabulary
 from evergrove.core.rng import seed_of
-from evergrove.learn.adapter import Adapter, Attached, Basis, attach, blank_adapter, extend_rows, fuse
+from evergrove.learn.adapter import Adapter, Attached, Basis, attach, blank_adapter, extend_rows, fuse, rescale
 from evergrove.learn.adapter_file import adapter_of_bytes
-from evergrove.learn.fisher import Fisher
+from evergrove.learn.fisher import Fisher, estimate_fisher
 from evergrove.learn.rivals import elastic
 from evergrove.learn.strategies import Strategy, Task, full_of_bytes
 
@@ -94,6 +94,11 @@ def begin_frozen(model: nn.Module, basis: Basis, n_tasks: int) -> Carried:
     return Carried(model, basis)
 
 
+def begin_cut(model: nn.Module, basis: Basis, n_tasks: int, rank: int) -> Carried:
+    """The first ``rank`` rows of the release's A, frozen."""
+    return Carried(model, cut(basis, rank))
+
+
 def begin_trained(model: nn.Module, basis: Basis, n_tasks: int) -> Carried:
     """An A of a smaller rank, so that training it too costs the same numbers (to the nearest rank)."""
     return Carried(model, cut(basis, max(1, round(frozen_numbers(model, basis) / _numbers_a_rank(model, basis)))))
@@ -129,6 +134,11 @@ def prior_direction(model: nn.Module, basis: Basis, x: Tensor, code: Tensor, rng
     return elastic.mean_direction(_bare(model, basis), x, code, rng, N_FISHER)
 
 
+def prior_sketch(model: nn.Module, basis: Basis, x: Tensor, code: Tensor, rng: torch.Generator) -> Fisher:
+    """Our own at B = 0: a few directions a layer and the diagonal of the rest."""
+    return estimate_fisher(_bare(model, basis), x, code, rng, N_FISHER)
+
+
 def prior_weights(model: nn.Module, basis: Basis, x: Tensor, code: Tensor, rng: torch.Generator) -> Fisher:
     """The diagonal over whole weights."""
     return elastic.weight_diagonal(model, list(basis.a), x, code, rng, N_FISHER)
@@ -140,6 +150,22 @@ def prior_weights(model: nn.Module, basis: Basis, x: Tensor, code: Tensor, rng: 
 def after_adapter(task: Task, data: bytes, carried: Carried) -> Carried:
     """The adapter goes on."""
     adapter = adapter_of_bytes(data)
+    return replace(carried, start=adapter, n_numbers=adapter.n_numbers)
+
+
+def after_scaled(task: Task, data: bytes, carried: Carried, gamma: float) -> Carried:
+    """γ times the adapter goes on, earlier tasks' share of it included, as a gate rescales a candidate."""
+    adapter = rescale(adapter_of_bytes(data), gamma)
+    return replace(carried, start=adapter, n_numbers=adapter.n_numbers)
+
+
+def after_slowed(task: Task, data: bytes, carried: Carried, share: float) -> Carried:
+    """Two speeds: what trained is the fast B, and what goes on is the slow one, ``share`` of the way towards it.
+
+    Condition rows go on as they were trained: a new one has no slow part.
+    """
+    fast, slow = adapter_of_bytes(data), task.incumbent()
+    adapter = replace(fast, b={name: slow.b[name].lerp(b, share) for name, b in fast.b.items()})
     return replace(carried, start=adapter, n_numbers=adapter.n_numbers)
 
 
