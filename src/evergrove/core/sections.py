@@ -83,7 +83,7 @@ class Learn(Section, frozen=True):
     """Starts of one job before it is given up."""
     timeout_s: Positive = 3600.0
     threads: Count = 1
-    relearn_steps: int = 20
+    relearn_steps: int = 40
     """Steps by which a device learns its own pictures again on a release that arrives; 0: it takes along B alone."""
 
 

@@ -7,6 +7,7 @@ waits to be learnt), and compared on the golden sets as the gate asks for it; wh
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -37,6 +38,8 @@ Way = tuple[float, str | None, str | None, bool]
 """γ, adapter, what updates are counted from there, and whether it was learnt again."""
 HELD_BACK_MAX = 32
 """Records beside the golden set that choices are scored on."""
+RELEARN_RATE = 0.3
+"""Of a lesson's learning rate: the release has a part of it already, and few pictures in a hurry harm the old more."""
 
 
 def choose(job: Choose, folder: Path, pace: Pace) -> Chosen:
@@ -116,9 +119,10 @@ def _relearnt(
     new = _samples(records, arriving.release.manifest.image_px, vocabulary)
     nothing = Samples(new.images[:0], new.codes[:0])
     lesson = assembly.Lesson(new, nothing, None, vocabulary, seed_of_set(arriving.release.manifest_hash))
-    learn = msgspec.structs.replace(job.learn, steps=job.learn.relearn_steps)
+    task = assembly.task_of(arriving, lesson, msgspec.structs.replace(job.learn, steps=job.learn.relearn_steps))
+    task = replace(task, recipe=replace(task.recipe, lr=RELEARN_RATE * (task.recipe.lr or task.strategy.lr)))
     hooks = Hooks(micro_batch=pace.micro_batch, within=pace.within, aside=pace.aside, write=Files().write)
-    outcome = train(assembly.task_of(arriving, lesson, learn), folder / "relearnt", hooks)
+    outcome = train(task, folder / "relearnt", hooks)
     if outcome.candidate is None:
         raise SystemExit("paused: the agent is gone")
     return 1.0, now.versions.add(outcome.candidate.read_bytes()), None, True
