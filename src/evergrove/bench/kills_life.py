@@ -247,7 +247,7 @@ class HomeAgent(Agent):
         if isinstance(order, do.StartTraining):
             self.feed(ev.TrainingStarted(order.job, order.attempt))
         outcome = await self._hands.run(self._root / "jobs" / order.job, self._job(order), self._files)
-        self._workers.pop(order.job, None)
+        self._crew.leave(order.job)
         self.feed(workers.fact_of(order, outcome))
 
 

@@ -7,16 +7,15 @@ only after what it says is durable.
 
 import asyncio
 import concurrent.futures
-import contextlib
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 from evergrove import __version__
-from evergrove.adapters import images, receipts
+from evergrove.adapters import images
 from evergrove.adapters.files import Files
 from evergrove.adapters.relabel import vocabulary_of
 from evergrove.adapters.release import Release
@@ -26,24 +25,25 @@ from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core import jobs
 from evergrove.core import messages as msg
-from evergrove.core.conditions import Code, Vocabulary, within
+from evergrove.core.conditions import Vocabulary
 from evergrove.core.config import Config
 from evergrove.core.errors import EvergroveError, InvalidArtefact, InvalidInput, InvalidMedia, UsageError
 from evergrove.core.rng import seed_of
 from evergrove.rules import features
-from evergrove.rules.carry import renumbered, renumbering, vocabulary_on
+from evergrove.rules.carry import renumbering, vocabulary_on
 from evergrove.runtime import workers
 from evergrove.runtime.body import Body
+from evergrove.runtime.crew import Crew
 from evergrove.runtime.driver import Driver
-from evergrove.runtime.eraser import Eraser, forgotten_names
+from evergrove.runtime.eraser import Eraser, forgotten_names, meant
 from evergrove.runtime.errands import Errands
-from evergrove.runtime.fleet import FOLDER, RELEASES, Connect, Fleet
+from evergrove.runtime.fleet import Connect, Fleet
+from evergrove.runtime.housekeeping import remove, tidy
 from evergrove.runtime.keeper import Keeper
 from evergrove.runtime.offload import Fogs, Offload
 from evergrove.runtime.teller import Teller
 from evergrove.tiers.device import State, next_due, under_way
 
-CONFIG = "device.toml"
 TURNING = ("promote", "restore", "erase")
 """Stages in which the pointer may be ahead of the log."""
 LEDGER_S_MAX = 30.0
@@ -96,8 +96,7 @@ class Agent:
         self._fogs = fogs
         self._vocabulary: Vocabulary = vault.names() or release.manifest.vocabulary
         self._keeper = self._new_keeper()
-        self._workers: dict[str, asyncio.Task[None]] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._crew = Crew(self._failed)
         self._retry_at_s = 0.0
         self._teller = Teller(config, release, self._vocabulary, past)
         self._offload = self._offload_of(release)
@@ -117,7 +116,7 @@ class Agent:
             self._teller.warn(sentence)
         for record in self._vault.quarantined:
             self._teller.warn(f"record {record.id[:8]} put aside: {record.reason}")
-        self._tidy()
+        tidy(self._root, self._files, self._driver.state, self._versions.read_pointer())
         sizes = self._driver.state.sizes
         grown = [
             ev.ConditionAdded(factor, value)
@@ -150,7 +149,7 @@ class Agent:
             if self._now_s() - self._looked_s >= (period_s if self._n_looks > 1 else min(period_s, SECOND_LOOK_S)):
                 self.look()
             order = under_way(self._driver.state)
-            if order is not None and not self._workers and self._now_s() >= self._retry_at_s:
+            if order is not None and not self._crew.busy and self._now_s() >= self._retry_at_s:
                 self._retry_at_s = self._now_s() + RETRY_S
                 self.feed(*self._perform(order))
             elif next_due(self._config, self._driver.state, self._now_s()):
@@ -173,18 +172,13 @@ class Agent:
         """Whether a worker runs, a job waits for its place, or an errand to the fleet is under way."""
         state = self._driver.state
         abroad = state.sharing.sending or state.following.asking or state.following.reporting
-        return bool(self._workers) or state.waiting is not None or (abroad and self._fleet is not None)
+        return self._crew.busy or state.waiting is not None or (abroad and self._fleet is not None)
 
     async def stop(self) -> None:
         """Ends the workers (their jobs resume at the next start) and saves a snapshot."""
         if self._fleet is not None:
             self._fleet.close()
-        tasks = list(self._workers.values())
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self._crew.stop()
         self._driver.snapshot()
 
     def feed(self, *events: ev.Event) -> list[ev.Event]:
@@ -230,7 +224,7 @@ class Agent:
             case msg.RollBack():
                 return self._ask(ev.RollbackRequested("app"))
             case msg.Forget():
-                return self._ask(self._meant(request))
+                return self._ask(meant(request, self._vocabulary, self._vault, self._driver.past))
             case msg.ReportFailure():
                 self.feed(ev.GenerationFailed(request.adapter, request.reason[:500]))
                 return msg.Done()
@@ -284,46 +278,6 @@ class Agent:
                     raise InvalidInput(f"the observation could not be stored: {fact.reason}")
         raise AssertionError("an observation is kept, dropped or lost")
 
-    def _meant(self, request: msg.Forget) -> ev.ForgettingAsked:
-        """Which records a wish to forget is about. Raises ``UsageError`` where there is nothing to forget."""
-        if (request.observation != "") + bool(request.condition) + request.everything != 1:
-            raise UsageError("what is to be forgotten? Name one of these: an observation, a condition, everything")
-        if request.everything:
-            return ev.ForgettingAsked("all", (), None)
-        if request.condition:
-            code = self._vocabulary.encode(request.condition)
-            shown = ((entry.id, self._vocabulary.encode(entry.condition)) for entry in self._vault.entries)
-            records = tuple(record for record, its in shown if within(its, code))
-            return ev.ForgettingAsked("condition", records, code)
-        if request.observation in self._vault.ids():
-            return ev.ForgettingAsked("observation", (request.observation,), None)
-        return ev.ForgettingAsked("observation", (request.observation,), self._code_of(request.observation))
-
-    def _code_of(self, observation: str) -> Code:
-        """What an observation showed that has left the replay buffer, as long as the log tells of it.
-
-        A version may have learnt from it. Raises ``UsageError`` for one that was never kept, or is unknown.
-        """
-        found: Code | None = None
-        for fact in self._driver.past():
-            match fact:
-                case ev.ObservationKept(observation=name) if name == observation:
-                    found = fact.code
-                case ev.ReleaseActivated() if found is not None:
-                    found = renumbered(found, fact.table)
-                case ev.ObservationDropped(observation=name) if name == observation:
-                    raise UsageError(
-                        f"the observation {observation} was not kept, so nothing is to forget: {fact.reason}"
-                    )
-                case _:
-                    pass
-        if found is not None:
-            return found
-        raise UsageError(
-            f"there is no observation '{observation[:40]}' here; `observe --json` says what each is called. One that "
-            "left the replay buffer long ago is forgotten with its condition, or with everything"
-        )
-
     def _ask(self, event: ev.Event) -> msg.Done:
         """Feeds a wish; says which job it started, or why it did not start one."""
         before = self._driver.state.n_jobs
@@ -352,16 +306,16 @@ class Agent:
                 return self._keeper.reconcile(set(order.known), self._driver.state.pending)
             case do.StartTraining() | do.StartMeasuring() | do.StartChoosing():
                 self._end_worker(order.job, keep=True)
-                self._begin(order.job, self._work(order))
+                self._crew.begin(order.job, self._work(order))
                 return []
             case do.FetchAssist() | do.SendTrusted():
                 self._end_worker(order.job, keep=True)
-                self._begin(order.job, self._ask_fog(order))
+                self._crew.begin(order.job, self._ask_fog(order))
                 return []
             case do.ShareLearnt() | do.FetchRelease() | do.SendReport():
                 return self._errands.perform(order)
             case do.Erase():
-                self._begin(order.job, self._erase(order))
+                self._crew.begin(order.job, self._erase(order))
                 return []
             case do.StopWorker():
                 self._end_worker(order.job)
@@ -447,11 +401,6 @@ class Agent:
 
     # Workers
 
-    def _begin(self, job: str, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(self._ended)
-        self._workers[job] = task
-
     async def _ask_fog(self, order: do.FetchAssist | do.SendTrusted) -> None:
         """A fog's help, asked for beside the loop; whatever becomes of it is an event."""
         fact: ev.Event
@@ -459,14 +408,14 @@ class Agent:
             fact = await asyncio.to_thread(self._offload.fetch, order)
         else:
             asked = self._loop.run_in_executor(None, self._offload.hand_over, order, self._seed(order.job))
-            asked.add_done_callback(lambda _: self._collect_late(order.job))
+            asked.add_done_callback(lambda _: self._collect_late())
             fact = await asyncio.shield(asked)
-        self._workers.pop(order.job, None)
+        self._crew.leave(order.job)
         self.feed(fact)
 
-    def _collect_late(self, job: str) -> None:
+    def _collect_late(self) -> None:
         """A thread cannot be ended. What a fog answers to a job that is no more may be of what was forgotten."""
-        if job not in self._workers and not self._workers:
+        if not self._crew.busy:
             self._versions.collect(keep=self._teller.book.candidates)
 
     def _note_sent(self, fact: ev.BytesSent) -> None:
@@ -488,8 +437,7 @@ class Agent:
 
     async def _erase(self, order: do.Erase) -> None:
         """Forgets, once every worker and errand is gone: one that is just ending could still write."""
-        while self._ending:
-            await asyncio.wait(self._ending)
+        await self._crew.gone()
         while self._errands.sending:  # it can send nothing more: see ``_note_sent``
             await asyncio.sleep(ERRAND_S)
         names = forgotten_names(self._vocabulary, self._release.manifest.vocabulary, order.what, order.code)
@@ -499,7 +447,7 @@ class Agent:
         # What was told before may name it; an agent that starts anew hears of nothing older than this either.
         self._vocabulary = names
         self._teller.forget(names)
-        self._workers.pop(order.job, None)
+        self._crew.leave(order.job)
         self.feed(fact)
         self._driver.snapshot()
 
@@ -517,18 +465,13 @@ class Agent:
             self._teller.report,
         )
         self._teller.progress = None
-        self._workers.pop(order.job, None)
+        self._crew.leave(order.job)
         self.feed(workers.fact_of(order, outcome))
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        """A worker's task that could not log its outcome is tried again at a later tick."""
-        self._workers = {job: other for job, other in self._workers.items() if other is not task}
-        fault = None if task.cancelled() else task.exception()
-        if isinstance(fault, EvergroveError | OSError):
-            self._retry_at_s = self._now_s() + RETRY_S
-            self._teller.warn(str(fault))
-        elif fault is not None:
-            raise fault
+    def _failed(self, fault: Exception) -> None:
+        """A worker's task could not log its outcome: it is tried again at a later tick."""
+        self._retry_at_s = self._now_s() + RETRY_S
+        self._teller.warn(str(fault))
 
     def _job(self, order: workers.Start) -> jobs.Job:
         arriving = None
@@ -541,47 +484,12 @@ class Agent:
 
     def _end_worker(self, job: str, keep: bool = False) -> None:
         """Ends the worker of a job, if one runs; its folder goes too, unless the job goes on."""
-        task = self._workers.pop(job, None)
-        if task is not None and task is not asyncio.current_task():
-            task.cancel()
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+        self._crew.end(job)
         if not keep:
-            self._remove(self._root / "jobs" / job)
+            remove(self._root, self._files, self._root / "jobs" / job)
             sharing = self._driver.state.sharing
             shared = (name for name in (sharing.given, sharing.ripe, sharing.asked) if name)
             self._versions.collect(keep=(*self._teller.book.candidates, *shared))
-
-    def _tidy(self) -> None:
-        """Removes what a kill left: halves of writes, and folders of jobs that ended while nobody could tidy up."""
-        for name in ("cache", "assists", FOLDER, receipts.FOLDER):
-            place = self._root / name
-            self._files.sweep(place)
-        self._files.sweep(self._root, of=CONFIG)
-        self._tidy_releases()
-        state, folder = self._driver.state, self._root / "jobs"
-        goes_on = {work.job for work in (state.work, state.waiting) if work is not None}
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if path.name not in goes_on:
-                self._remove(path)
-
-    def _tidy_releases(self) -> None:
-        """Removes what was fetched and is not run, nor gone back to, nor on its way."""
-        following, pointer = self._driver.state.following, self._versions.read_pointer()
-        wanted = {self._driver.state.release, pointer.release, pointer.previous_release}
-        wanted |= {following.before.release} if following.before else set()
-        wanted |= {following.taking.offer.release} if following.taking else set()
-        place = self._root / FOLDER / RELEASES / "releases"
-        for path in place.iterdir() if place.is_dir() else ():
-            if path.name.removeprefix(".").removesuffix(".incoming") not in wanted:
-                self._remove(path)
-
-    def _remove(self, folder: Path) -> None:
-        """A job's folder, and what its worker left half-written. What cannot go now (the worker is just dying, say)
-        goes at the next start."""
-        with contextlib.suppress(EvergroveError):
-            self._files.remove_tree(folder)
-            self._files.sweep(self._root / "cache")
 
     # Helpers
 

@@ -6,7 +6,7 @@ under way.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from evergrove.adapters import receipts
@@ -16,8 +16,10 @@ from evergrove.adapters.vault import Vault
 from evergrove.adapters.versions import Pointer, Versions
 from evergrove.core import effects as do
 from evergrove.core import events as ev
-from evergrove.core.conditions import Code, Vocabulary
-from evergrove.core.errors import InvalidArtefact
+from evergrove.core import messages as msg
+from evergrove.core.conditions import Code, Vocabulary, within
+from evergrove.core.errors import InvalidArtefact, UsageError
+from evergrove.rules.carry import renumbered
 from evergrove.runtime.fleet import FOLDER, OUTBOX
 from evergrove.runtime.keeper import Keeper
 
@@ -111,3 +113,48 @@ def forgotten_names(vocabulary: Vocabulary, released: Vocabulary, what: str, cod
         if what == "all" or [(factor, number)] == said:
             vocabulary = vocabulary.without_name(factor, number)
     return vocabulary
+
+
+def meant(
+    request: msg.Forget, vocabulary: Vocabulary, vault: Vault, past: Callable[[], Iterable[ev.Event]]
+) -> ev.ForgettingAsked:
+    """Which records a wish to forget is about. Raises ``UsageError`` where there is nothing to forget.
+
+    ``vocabulary`` is today's; ``past`` gives what the log still holds, oldest first.
+    """
+    if (request.observation != "") + bool(request.condition) + request.everything != 1:
+        raise UsageError("what is to be forgotten? Name one of these: an observation, a condition, everything")
+    if request.everything:
+        return ev.ForgettingAsked("all", (), None)
+    if request.condition:
+        code = vocabulary.encode(request.condition)
+        shown = ((entry.id, vocabulary.encode(entry.condition)) for entry in vault.entries)
+        records = tuple(record for record, its in shown if within(its, code))
+        return ev.ForgettingAsked("condition", records, code)
+    if request.observation in vault.ids():
+        return ev.ForgettingAsked("observation", (request.observation,), None)
+    return ev.ForgettingAsked("observation", (request.observation,), _code_of(request.observation, past()))
+
+
+def _code_of(observation: str, past: Iterable[ev.Event]) -> Code:
+    """What an observation showed that has left the replay buffer, as long as the log tells of it.
+
+    A version may have learnt from it. Raises ``UsageError`` for one that was never kept, or is unknown.
+    """
+    found: Code | None = None
+    for fact in past:
+        match fact:
+            case ev.ObservationKept(observation=name) if name == observation:
+                found = fact.code
+            case ev.ReleaseActivated() if found is not None:
+                found = renumbered(found, fact.table)
+            case ev.ObservationDropped(observation=name) if name == observation:
+                raise UsageError(f"the observation {observation} was not kept, so nothing is to forget: {fact.reason}")
+            case _:
+                pass
+    if found is not None:
+        return found
+    raise UsageError(
+        f"there is no observation '{observation[:40]}' here; `observe --json` says what each is called. One that "
+        "left the replay buffer long ago is forgotten with its condition, or with everything"
+    )
