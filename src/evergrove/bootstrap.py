@@ -369,6 +369,7 @@ def _start_agent(root: Path, flags: Mapping[str, str]) -> None:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             timeout=START_TIMEOUT_S,
+            start_new_session=True,  # what a terminal or a supervisor tells the app's group is for the app to hear
         )
     except subprocess.TimeoutExpired as fault:
         raise Unreachable(f"{root}: the agent was not ready within {START_TIMEOUT_S:g} s; see {root / LOG}") from fault

@@ -229,6 +229,7 @@ class Up:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify"), "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
         )
 
     def told(self) -> str:
@@ -316,7 +317,8 @@ def test_a_device_is_up_survives_its_agent_and_ends_cleanly(tmp_path: Path) -> N
 
 
 def test_it_takes_its_agent_along_when_it_is_stopped_while_it_starts(tmp_path: Path) -> None:
-    """It listens before it can draw: whoever sees it and stops it then finds no agent either."""
+    """It listens before it can draw: whoever sees it and stops it then finds no agent either. Its whole group is told,
+    as by a terminal or a supervisor."""
     root = tmp_path / "device"
     Device.create(root, "tiny", "[learn]\nauto = false\n[agent]\nlinger_s = 600.0\n").close(stop_agent=True)
     up = Up(tmp_path, root)
@@ -326,7 +328,7 @@ def test_it_takes_its_agent_along_when_it_is_stopped_while_it_starts(tmp_path: P
             assert time.monotonic() < until_s
             time.sleep(0.001)
         assert up.path.exists()
-        up.process.send_signal(signal.SIGTERM)
+        os.killpg(up.process.pid, signal.SIGTERM)
         assert up.told() == "STOPPING=1"
         out, err = up.process.communicate(timeout=60)
         assert (up.process.returncode, out) == (0, ""), err

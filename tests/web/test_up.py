@@ -1,5 +1,6 @@
 """The command ``evergrove up device`` where it does not come up: one line, and an exit code."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,23 @@ def test_a_folder_without_a_device_is_said_to_be(folder: Path, capsys: pytest.Ca
     assert run(["up", "device", "--device", str(folder), "--unix", str(folder / "s")]) == 2
     assert "evergrove init" in capsys.readouterr().err
     assert [path.name for path in folder.iterdir()] == ["device.toml"]
+
+
+def test_signals_are_heard_again_as_before(folder: Path) -> None:
+    """Also where the command has failed: who runs it in a process of their own can still be interrupted."""
+    before = [signal.getsignal(number) for number in server.ENDINGS]
+    assert run(["up", "device", "--device", str(folder), "--unix", str(folder / "s")]) == 2
+    assert [signal.getsignal(number) for number in server.ENDINGS] == before
+
+
+def test_being_told_to_end_is_noted_once() -> None:
+    """The second time it is an interruption as ever."""
+    with server.hearing_endings() as heard:
+        signal.raise_signal(signal.SIGINT)
+        assert heard == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1:80"), ("::1", "http://[::1]:80")])

@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -66,27 +67,35 @@ def device(
     from evergrove.adapters.ownership import find_agent
     from evergrove.web import bearer, server
 
-    heard = server.hear_endings()
     path = None if unix is None else unix.expanduser().absolute()
-    bound = server.listen_tcp(host, port) if path is None else server.listen_unix(path)
-    try:
-        ours = find_agent(folder) is None
-        with open_device(device, settings) as opened:
-            token_file = folder.absolute() / bearer.TOKEN_FILE
-            token = None if no_token else bearer.read_or_make(token_file)
-            facts = {
-                "device": str(folder.absolute()),
-                "listening": url(*bound.getsockname()[:2]) if path is None else f"unix:{path}",
-                "token_file": None if token is None else str(token_file),
-                "pid": os.getpid(),
-            }
-            serve(opened, bound, token, path is None, lambda: announce(facts, as_json), heard)
-            if ours:  # whoever started the agent ends it and sees it out; an app that still needs it starts it again
-                opened.close(stop_agent=True)
-    finally:
-        bound.close()
-        if path is not None:
-            path.unlink(missing_ok=True)
+    with server.hearing_endings() as heard, closing(listening(host, port, path)) as bound:
+        try:
+            # One that runs already is ended by ``open_device`` where it is to have other settings.
+            ours = bool(settings) or find_agent(folder) is None
+            with open_device(device, settings) as opened:
+                token_file = folder.absolute() / bearer.TOKEN_FILE
+                try:
+                    token = None if no_token else bearer.read_or_make(token_file)
+                    facts = {
+                        "device": str(folder.absolute()),
+                        "listening": url(*bound.getsockname()[:2]) if path is None else f"unix:{path}",
+                        "token_file": None if token is None else str(token_file),
+                        "pid": os.getpid(),
+                    }
+                    serve(opened, bound, token, path is None, lambda: announce(facts, as_json), heard)
+                finally:
+                    if ours:  # whoever started the agent sees it out; an app that still needs it starts it again
+                        opened.close(stop_agent=True)
+        finally:
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+
+def listening(host: str, port: int, path: Path | None) -> "socket":
+    """A bound socket: at ``path``, or TCP where it is None."""
+    from evergrove.web import server
+
+    return server.listen_tcp(host, port) if path is None else server.listen_unix(path)
 
 
 def serve(

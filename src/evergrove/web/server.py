@@ -185,14 +185,15 @@ def configured(app: ASGIApp, drain_s: float, http: type[Patient] = Patient, **mo
 ENDINGS = (signal.SIGTERM, signal.SIGINT)
 
 
-def hear_endings() -> list[signal.Signals]:
-    """From now on to be told to end is noted down, in the list that is returned, for ``run`` to follow.
+@contextlib.contextmanager
+def hearing_endings() -> Iterator[list[signal.Signals]]:
+    """Within the block, being told to end is noted down in the list, for ``run`` to follow; for the main thread.
 
     An agent starts and torch is loaded before ``run`` listens: who ended in the middle of that left the agent behind.
-    Told the same a second time, the process ends at once.
+    Told a second time, the process does what it would have done without this.
     """
     heard: list[signal.Signals] = []
-    before = {number: signal.getsignal(number) for number in ENDINGS}
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in ENDINGS}
 
     def note(number: int, _: object) -> None:
         heard.append(signal.Signals(number))
@@ -200,7 +201,11 @@ def hear_endings() -> list[signal.Signals]:
 
     for number in ENDINGS:
         signal.signal(number, note)
-    return heard
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def run(
