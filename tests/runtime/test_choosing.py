@@ -18,9 +18,11 @@ from evergrove.core.conditions import Code
 from evergrove.core.config import Gate, Learn
 from evergrove.core.errors import InvalidArtefact
 from evergrove.core.jobs import Choose, Chosen
+from evergrove.learn.strategies import EVERGROVE, Recipe, Samples, Task
 from evergrove.rules import gate
 from evergrove.rules.carry import renumbered
 from evergrove.rules.learnt import Learnt, decode, encode
+from evergrove.runtime import assembly, choosing
 from evergrove.runtime.choosing import choose
 from evergrove.runtime.keeper import Keeper
 from evergrove.sim.real import Unpaced
@@ -160,12 +162,42 @@ def test_what_was_learnt_can_be_learnt_again_on_the_release(home: Home, grown: R
     assert again.score < alone.score, "its own pictures are known again"
     learnt = home.read(again.candidate)
     assert learnt.vocabulary.factors[0].values[-2:] == ("love", MINE)
-    (home.root / "job" / "relearnt" / "checkpoint.safetensors").unlink()
+    (left,) = (home.root / "job").glob("relearnt-*/checkpoint.safetensors")
+    left.unlink()
     (other,) = [c for c in home.choose(grown, version, version, waiting=False).choices if c.relearnt]
     assert other.candidate == again.candidate
     none = home.choose(grown, version, version, waiting=False, learn=replace_learn(LEARN, relearn_steps=0)).choices
     assert not any(choice.relearnt for choice in none)
     assert not any(choice.relearnt for choice in home.choose(grown, version, version).choices)
+
+
+def test_learnt_again_at_another_setting_begins_anew(home: Home, grown: Release) -> None:
+    """A checkpoint that was left by a job at other settings is no reason to refuse the release."""
+    version = home.adapter()
+    home.choose(grown, version, version, waiting=False)
+    other = home.choose(grown, version, version, waiting=False, learn=replace_learn(LEARN, relearn_steps=3)).choices
+    assert any(choice.relearnt for choice in other)
+    assert len(list((home.root / "job").glob("relearnt-*"))) == 2
+
+
+@pytest.mark.parametrize(("steps", "lr", "expected"), [(40, None, 0.3 * 1e-2), (24, 4e-3, 2e-3), (12, None, 1e-2)])
+def test_what_is_learnt_again_is_learnt_gently(home: Home, steps: int, lr: float | None, expected: float) -> None:
+    """Twelve steps' way at a lesson's rate (the strategy's own, or the configured one), never faster than a lesson."""
+    parts = assembly.open_parts(home.tiny)
+    none = Samples(np.zeros((0, 8, 8, 3), np.uint8), np.zeros((0, len(home.tiny.manifest.known)), np.int16))
+    recipe = Recipe(steps=steps, lr=lr)
+    task = Task(parts.model, parts.basis, home.tiny.manifest.vocabulary, none, none, EVERGROVE, recipe)
+    assert choosing.gently(task).recipe == replace(recipe, lr=pytest.approx(expected))
+
+
+def test_of_what_a_device_never_saw_all_conditions_count_alike() -> None:
+    """Forty pictures of one, twenty of another, and some that it has: as many of each as there is room for."""
+    codes = np.array([[7]] * 40 + [[8]] * 20 + [[9]] * 30 + [[1]] * 30, np.int16)
+    rehearsal = Samples(np.zeros((len(codes), 2, 2, 3), np.uint8), codes)
+    held = Samples(np.zeros((5, 2, 2, 3), np.uint8), np.full((5, 1), 9, np.int16))
+    found = choosing._with_fleet(held, rehearsal, (6,)).codes[:, 0].tolist()
+    half = choosing.HELD_BACK_MAX // 2
+    assert (found.count(9), found.count(7), found.count(8), len(found)) == (5, half, half, 5 + 2 * half)
 
 
 def test_a_device_that_has_learnt_nothing_has_the_release_alone(home: Home, grown: Release) -> None:

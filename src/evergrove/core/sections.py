@@ -84,7 +84,8 @@ class Learn(Section, frozen=True):
     timeout_s: Positive = 3600.0
     threads: Count = 1
     relearn_steps: int = 40
-    """Steps by which a device learns its own pictures again on a release that arrives; 0: it takes along B alone."""
+    """Steps by which a device learns its own pictures again on a release that arrives, at a rate that falls with their
+    number; 0: it takes along B alone."""
 
 
 class Gate(Section, frozen=True):

@@ -6,6 +6,7 @@ waits to be learnt), and compared on the golden sets as the gate asks for it; wh
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +26,8 @@ from evergrove.learn import evaluate
 from evergrove.learn.adapter import Adapter
 from evergrove.learn.adapter_file import adapter_of_bytes
 from evergrove.learn.pauses import asking
-from evergrove.learn.strategies import Samples
-from evergrove.learn.trainer import Hooks, train
+from evergrove.learn.strategies import Samples, Task
+from evergrove.learn.trainer import Hooks, fingerprint, train
 from evergrove.rules import gate
 from evergrove.rules.carry import renumbered, renumbering, vocabulary_on
 from evergrove.runtime import assembly
@@ -38,8 +39,8 @@ Way = tuple[float, str | None, str | None, bool]
 """γ, adapter, what updates are counted from there, and whether it was learnt again."""
 HELD_BACK_MAX = 32
 """Records beside the golden set that choices are scored on."""
-RELEARN_RATE = 0.3
-"""Of a lesson's learning rate: the release has a part of it already, and few pictures in a hurry harm the old more."""
+RELEARN_PATH = 12.0
+"""What a device learns again goes as far as this many steps at a lesson's rate, and takes its time: 40 steps at .3."""
 
 
 def choose(job: Choose, folder: Path, pace: Pace) -> Chosen:
@@ -120,12 +121,19 @@ def _relearnt(
     nothing = Samples(new.images[:0], new.codes[:0])
     lesson = assembly.Lesson(new, nothing, None, vocabulary, seed_of_set(arriving.release.manifest_hash))
     task = assembly.task_of(arriving, lesson, msgspec.structs.replace(job.learn, steps=job.learn.relearn_steps))
-    task = replace(task, recipe=replace(task.recipe, lr=RELEARN_RATE * (task.recipe.lr or task.strategy.lr)))
+    task = gently(task)
     hooks = Hooks(micro_batch=pace.micro_batch, within=pace.within, aside=pace.aside, write=Files().write)
-    outcome = train(task, folder / "relearnt", hooks)
+    outcome = train(task, folder / f"relearnt-{fingerprint(task)[:12]}", hooks)
     if outcome.candidate is None:
         raise SystemExit("paused: the agent is gone")
     return 1.0, now.versions.add(outcome.candidate.read_bytes()), None, True
+
+
+def gently(task: Task) -> Task:
+    """The same at a lower rate, the lower the more steps: the release has a part of it already, and the same way in
+    fewer and longer steps harms the old more and brings back less (ADR 0030)."""
+    rate = min(1.0, RELEARN_PATH / task.recipe.steps) * (task.recipe.lr or task.strategy.lr)
+    return replace(task, recipe=replace(task.recipe, lr=rate))
 
 
 def _on(parts: assembly.Parts, adapter: Adapter | None, vocabulary: Vocabulary, name: str) -> evaluate.Network:
@@ -147,10 +155,14 @@ def _with_fleet(held: Samples, rehearsal: Samples, known: Code) -> Samples:
 
     Else a device would take along all of its own and lose what the release brings: nothing that it has seen says so.
     """
-    seen = groups(held.codes, known)
-    rows = (rehearsal.codes > np.array(known)).any(axis=1)
-    rows &= np.array([group(tuple(int(n) for n in code), known) not in seen for code in rehearsal.codes], np.bool_)
-    picked = np.flatnonzero(rows)[:HELD_BACK_MAX]
+    seen, times = groups(held.codes, known), Counter[Code]()
+    unseen: list[tuple[int, int]] = []  # (how many of its condition came before, row): all conditions alike
+    for row in np.flatnonzero((rehearsal.codes > np.array(known)).any(axis=1)).tolist():
+        condition = group(tuple(int(n) for n in rehearsal.codes[row]), known)
+        if condition not in seen:
+            unseen.append((times[condition], row))
+            times[condition] += 1
+    picked = [row for _, row in sorted(unseen)[:HELD_BACK_MAX]]
     return Samples(
         np.concatenate((held.images, rehearsal.images[picked])), np.concatenate((held.codes, rehearsal.codes[picked]))
     )
@@ -160,7 +172,7 @@ def _score(module: nn.Module, held: evaluate.Golden, before_batch: Callable[[], 
     """Mean loss over what was held back, each condition alike; 0 where there is nothing."""
     if not len(held.samples):
         return 0.0
-    losses = evaluate.item_values(module, held, evaluate.Probe().deepened(held), before_batch=before_batch).loss
+    losses = evaluate.item_values(module, held, evaluate.Probe(), before_batch=before_batch).loss
     by_condition = [losses[evaluate.rows_of(held.samples.codes, code)].mean() for code in held.conditions]
     return float(np.mean(by_condition))
 
