@@ -63,7 +63,7 @@ class Consolidation(Section, frozen=True):
     fisher_precision: float = 0.0
     """π of the Fisher-weighted merge (``rules/consolidate.fisher_merge``); 0: the step as it is."""
     fisher_samples: Count = 128
-    reconcile_steps: int = 200
+    reconcile_steps: int = 400
     """Steps by which the cloud reconciles what was gathered with what the base knew (ADR 0030); 0: none."""
     reconcile_lr: Positive = 4e-3
 

@@ -66,14 +66,15 @@ def tell(quick: bool, runs: Path, seed: int) -> record.Outcome:
             if name is not None:
                 _return(found, crowd, name, screen, narrator)
         found.frames, found.frame_faults = screen.frames, screen.faults
-        tree.stop()  # else the cloud would consolidate the next round beside the second arm, for nobody
+        # Else the cloud would consolidate the next round beside the second arm, for nobody.
+        _keep_logs(found, crowd, tree)
+        tree.stop()
         # 7. The same once more, with noise.
         _with_noise(found, release, layout, roles, updates, golden, narrator)
         # 8. An independent judge.
         _judge(found, crowd, oracle, narrator)
         found.cable = (tree.cable.n_up, tree.cable.n_down)
         configs = {member.name: member.device.config for member in crowd}
-        _keep_logs(found, crowd, tree)
     # 9. What remains.
     narrator.chapter()
     found.seconds = narrator.elapsed_s

@@ -181,7 +181,7 @@ def _privacy(numbers: Metrics) -> Claim:
     total = sum(sent["by_kind"].values())
     words = (
         f"ε = ∞: six devices cannot be private. Raw media sent: {sent['raw_media']} B; {total / 1e6:.2f} MB in all, of "
-        f"which {n_updates / 1e6:.2f} MB are six updates"
+        f"which {n_updates / 1e6:.2f} MB are updates"
     )
     return _claim(words, missed)
 
