@@ -226,14 +226,15 @@ _ABLATIONS = (
     replace(
         _DEVICE,
         name="device-once",
-        paper="the same with the release's Fisher all along, as of an assist; around the incumbent, as always",
+        paper="the same with the release's Fisher all along, as an assist brings it; on streams with a rehearsal pack",
         prior=sequence.prior_sketch,
+        prepare_rows=GENERATED,
     ),
     *(
         replace(
             _DEVICE,
             name=f"device-rank{rank}",
-            paper=f"the same on the first {rank} rows of A instead of 12",
+            paper=f"the same on the first {rank} rows of A, and with more observations for it: bytes are equal",
             begin=partial(sequence.begin_cut, rank=rank),
         )
         for rank in (3, 6)
@@ -250,7 +251,7 @@ _ABLATIONS = (
     replace(
         _DEVICE,
         name="device-two-speed",
-        paper="the same with a fast B that learns and a slow one that goes half the way (after arXiv 2201.12604)",
+        paper="the same with a fast B that learns, and a slow one that goes half the way (Lookahead, arXiv 1907.08610)",
         after=partial(sequence.after_slowed, share=0.5),
     ),
     _shared("branches", "a B for each condition, by the recipe of a device whose base knows one factor", BRANCHES),
@@ -262,8 +263,8 @@ _ABLATIONS = (
     ),
 )
 ABLATIONS: Mapping[str, Rival] = {rival.name: rival for rival in _ABLATIONS}
-"""The shared form less one term each, and at other rates, and branches as devices learn them; raced only when they are
-named."""
+"""The shared form less one term each, and at other rates; a device's recipe, changed in one thing each; branches as
+devices learn them. Raced only when they are named."""
 
 
 def rival_named(name: str) -> Rival:
