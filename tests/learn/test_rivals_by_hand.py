@@ -113,6 +113,7 @@ def test_the_releases_fisher_is_ours_at_the_release(world: World) -> None:
     for name, rest in expected.rest.items():
         torch.testing.assert_close(made.rest[name], rest)
         torch.testing.assert_close(made.c[name], expected.c[name])
+        torch.testing.assert_close(made.u[name], expected.u[name])
 
 
 def test_o_lora_merges_and_begins_anew(world: World) -> None:

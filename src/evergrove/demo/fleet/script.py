@@ -84,7 +84,7 @@ def _chapters(
 
 
 FULL = Script(
-    "avatars", steps=160, n_judged=8, n_known=96, n_golden=48, bars=Bars(), chapters=_chapters(205, 50, 115, 45, 40)
+    "avatars", steps=160, n_judged=8, n_known=96, n_golden=48, bars=Bars(), chapters=_chapters(240, 65, 160, 35, 15)
 )
 QUICK = Script(
     "tiny", steps=200, n_judged=6, n_known=12, n_golden=10, clip=20.0, norm_max=30.0, rate=2.5, learn_rate=1e-2,

@@ -8,6 +8,7 @@ trials each or eight (docs/adr/0017, docs/adr/0023).
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from evergrove.core.errors import UsageError
 from evergrove.learn.branches import BRANCHES
@@ -183,6 +184,15 @@ RIVALS: Mapping[str, Rival] = {rival.name: rival for rival in _ALL}
 
 _OURS = RIVALS["shared"]
 _DEVICE = replace(_OURS, name="device", paper="the shared form at a device's own rate", strategy=EVERGROVE)
+CUT = "on the first {} rows of A, and with more observations for it: bytes are equal"
+SCALED = "of which {} goes on after each lesson, as if the gate had rescaled it"
+
+
+def _but(name: str, paper: str, **changes: Any) -> Rival:
+    """A device's recipe with one thing changed."""
+    return replace(_DEVICE, name=f"device-{name}", paper=f"the same, {paper}", **changes)
+
+
 _ABLATIONS = (
     replace(
         _OURS,
@@ -207,51 +217,33 @@ _ABLATIONS = (
         prepare_rows=GENERATED,
     ),
     _DEVICE,
-    replace(
-        _DEVICE,
-        name="device-no-ewc",
-        paper="the same without the Fisher's term",
+    _but(
+        "no-ewc",
+        "without the Fisher's term",
         strategy=replace(EVERGROVE, weights=replace(EVERGROVE.weights, ewc=0.0)),
         prepare_rows=GENERATED,
     ),
     *(
-        replace(
-            _DEVICE,
-            name=f"device-k{k}",
-            paper=f"the same with {k} directions of the Fisher a layer instead of 4",
+        _but(
+            f"k{k}",
+            f"with {k} directions of the Fisher a layer instead of 4",
             strategy=replace(EVERGROVE, remember=partial(remember_old, k=k)),
         )
         for k in (0, 1, 16)
     ),
-    replace(
-        _DEVICE,
-        name="device-once",
-        paper="the same with the release's Fisher all along, as an assist brings it; on streams with a rehearsal pack",
+    _but(
+        "once",
+        "with the release's Fisher all along, as an assist brings it; on streams with a rehearsal pack",
         prior=sequence.prior_sketch,
         prepare_rows=GENERATED,
     ),
-    *(
-        replace(
-            _DEVICE,
-            name=f"device-rank{rank}",
-            paper=f"the same on the first {rank} rows of A, and with more observations for it: bytes are equal",
-            begin=partial(sequence.begin_cut, rank=rank),
-        )
-        for rank in (3, 6)
-    ),
-    *(
-        replace(
-            _DEVICE,
-            name=f"device-x{gamma}",
-            paper=f"the same, of which {gamma} goes on after each lesson, as if the gate had rescaled it",
-            after=partial(sequence.after_scaled, gamma=gamma),
-        )
-        for gamma in (0.9, 0.5)
-    ),
-    replace(
-        _DEVICE,
-        name="device-two-speed",
-        paper="the same with a fast B that learns, and a slow one that goes half the way (Lookahead, arXiv 1907.08610)",
+    _but("rank3", CUT.format(3), begin=partial(sequence.begin_cut, rank=3)),
+    _but("rank6", CUT.format(6), begin=partial(sequence.begin_cut, rank=6)),
+    _but("x0.9", SCALED.format(0.9), after=partial(sequence.after_scaled, gamma=0.9)),
+    _but("x0.5", SCALED.format(0.5), after=partial(sequence.after_scaled, gamma=0.5)),
+    _but(
+        "two-speed",
+        "with a fast B that learns, and a slow one that goes half the way (Lookahead, arXiv 1907.08610)",
         after=partial(sequence.after_slowed, share=0.5),
     ),
     _shared("branches", "a B for each condition, by the recipe of a device whose base knows one factor", BRANCHES),
