@@ -10,7 +10,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -28,7 +28,7 @@ from evergrove.core.sections import FogWeb, Gathering, Range
 from evergrove.rules import following as rules
 from evergrove.rules import params
 from evergrove.rules.privacy.ledger import Budget
-from evergrove.runtime import flower, following
+from evergrove.runtime import flower, following, mirroring
 from evergrove.runtime.fog_link import CloudLink
 from evergrove.runtime.fog_noise import NO_BUDGET, FogNoise
 from evergrove.runtime.fog_service import FogService, plan_of
@@ -39,7 +39,7 @@ from evergrove.web.fog_server import Door, FogServer, run
 from evergrove.web.news import News
 
 AUTHORITY, SERVER, SERVER_KEY = "authority", "server.pem", "server.key"
-DOOR_TOKEN, FOLLOWED = "door.token", "followed"
+DOOR_TOKEN, FOLLOWED, MIRROR = "door.token", "followed", "mirror"
 ASSIST_KEY, LETTER_KEY, NOISE_KEY, KEY_BYTES = "assist.key", "letter.key", "noise.key", 32
 NEWS_HEAD = "metadata/timestamp.json"
 """The file of a TUF repository that changes with every release."""
@@ -52,7 +52,8 @@ class FogPlace:
     ``budget`` is what its noise is made for (``NO_BUDGET``: none, ε = ∞); ``noise_key`` None: a file in its folder.
     ``door`` is the URL of its door on the loopback address ("": it has none), ``cloud`` the cloud's HOST:PORT ("": none
     is linked), known by the certificate in ``cloud_authority``. ``releases`` is a TUF repository's folder, served to
-    devices and followed, from ``root`` on (None: its first one, believed at first sight).
+    devices and followed, from ``root`` on (None: its first one, believed at first sight). With a cloud and a ``root``
+    and without ``releases`` that is a mirror of the cloud's, which the fog keeps.
     """
 
     folder: Path
@@ -84,6 +85,7 @@ class MadeFog:
     server: Callable[[socket.socket | None], FogServer]
     door_token: Path | None = None
     link: CloudLink | None = None
+    mirror: mirroring.Mirror | None = None
 
     async def run(self, bound: socket.socket, ready: Callable[[], None], door: socket.socket | None = None) -> None:
         """Serves until the process is told to stop. ``door``: the socket of the door, where the place has one."""
@@ -98,6 +100,8 @@ class MadeFog:
         finally:
             if self.link is not None:
                 self.link.stop()
+            if self.mirror is not None:
+                self.mirror.close()
             self.service.store.close()
 
     def invite(self, device: str) -> str:
@@ -125,7 +129,12 @@ def open_fog(place: FogPlace, names: Sequence[str], gathering: Gathering, limits
     )
     token_file = place.folder / DOOR_TOKEN if place.door else None
     token = bearer.read_or_make(token_file, files) if token_file is not None else ""
-    link = _link(place, token_file, files)
+    linked = _linked(place, token_file)
+    link = None if linked is None else CloudLink(linked, files)
+    mirror = None
+    if linked is not None and place.releases is None and place.root is not None:
+        mirror = mirroring.mirror_of(place.folder / MIRROR, linked, place.root, files)
+        place = replace(place, releases=mirror.repository)
     noise = FogNoise(place.name, place.budget, _noise_key(place, files))
     service = FogService(place.name, FogStore(place.folder / "fog", place.database, files), clock.now_s, noise)
     with contextlib.ExitStack() as undo:
@@ -145,7 +154,7 @@ def open_fog(place: FogPlace, names: Sequence[str], gathering: Gathering, limits
     def server(door: socket.socket | None) -> FogServer:
         api = FogApi(
             service, revocations, clock.now_s, limits, news, authority, helper, place.trusted,
-            None if follower is None else follower.look,
+            None if follower is None else _looks(follower, mirror),
         )  # fmt: skip
         heard = (lambda: None) if link is None else link.heard
         behind = None if door is None else Door(DoorApi(service, api.meter, heard), token, door)
@@ -154,7 +163,7 @@ def open_fog(place: FogPlace, names: Sequence[str], gathering: Gathering, limits
     def tls() -> ssl.SSLContext:
         return x.server_context(ca, place.folder / SERVER, place.folder / SERVER_KEY)
 
-    return MadeFog(service, ca, keys, authority, server, token_file, link)
+    return MadeFog(service, ca, keys, authority, server, token_file, link, mirror)
 
 
 def gathering_of(words: Sequence[str]) -> Gathering:
@@ -216,8 +225,20 @@ def _follower(place: FogPlace, service: FogService, gathering: Gathering, files:
     return following.Follower(service, place.releases, gathering, client)
 
 
-def _link(place: FogPlace, token_file: Path | None, files: Files) -> CloudLink | None:
-    """Who brings sums up to the cloud. Raises ``UsageError`` where it is not said how the cloud is known."""
+def _looks(follower: following.Follower, mirror: mirroring.Mirror | None) -> Callable[[str], None]:
+    """A look at what is published: first whether anything new has come here."""
+    if mirror is None:
+        return follower.look
+
+    def look(tag: str) -> None:
+        mirror.look()
+        follower.look(tag)
+
+    return look
+
+
+def _linked(place: FogPlace, token_file: Path | None) -> flower.Fog | None:
+    """What brings sums up to the cloud. Raises ``UsageError`` where it is not said how the cloud is known."""
     if not place.cloud:
         return None
     if place.cloud_authority is None or token_file is None:
@@ -226,10 +247,9 @@ def _link(place: FogPlace, token_file: Path | None, files: Files) -> CloudLink |
         raise UsageError(
             f"{place.cloud_authority}: no such file; it is the authority.crt that `evergrove up cloud` names"
         )
-    fog = flower.Fog(
+    return flower.Fog(
         place.folder / "flower", place.name, place.cloud, place.cloud_authority.absolute(), place.door, token_file
     )
-    return CloudLink(fog, files)
 
 
 def _helper(place: FogPlace, opened: Sequence[Release], files: Files) -> tuple[Fog | None, dict[str, str]]:

@@ -15,10 +15,10 @@ from evergrove.adapters.release import open_release
 from evergrove.adapters.release_write import grow as widen
 from evergrove.adapters.tuf_client import ReleaseClient, from_http
 from evergrove.adapters.tuf_keys import new_signers
-from evergrove.adapters.tuf_metadata import Metadata, TargetFile, publication_of
+from evergrove.adapters.tuf_metadata import Metadata, TargetFile, Targets, publication_of
 from evergrove.adapters.tuf_repository import Repository
 from evergrove.core.errors import CorruptState, InvalidArtefact, Unreachable, UsageError
-from evergrove.core.release import Publication, sha256_hex
+from evergrove.core.release import FileRef, Publication, sha256_hex
 from evergrove.core.rollout import FULL, Directive, offer
 
 
@@ -417,3 +417,81 @@ def test_a_path_cannot_leave_the_folder(grove: Grove) -> None:
     fetcher = tuf_client.FolderFetcher(grove.home / "repository")
     with pytest.raises(tuf_client.tuf.DownloadHTTPError):
         fetcher.download_bytes("folder:/../secret.json", 100)
+
+
+# ---- a mirror --------------------------------------------------------------------------------------------------------
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file and what is in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_mirror_holds_what_is_signed_and_who_reads_it_needs_nobody_else(grove: Grove) -> None:
+    """All that a device reads, byte for byte; nothing to do until something is published; then that, too."""
+    mirror, place = grove.device("mirror"), grove.home / "place"
+    assert mirror.mirror(place)
+    assert not mirror.mirror(place)
+    whole = tree(grove.home / "repository")
+    assert tree(place).items() <= whole.items()
+    assert grove.device("by-mirror", repository=place).fetch(1).publication.version == 1
+    grove.direct(2, grove.publish(2))
+    assert grove.device("by-mirror", repository=place).look() == grove.device("early", repository=place).look()
+    assert mirror.mirror(place)
+    device = grove.device("by-mirror", repository=place)
+    told = device.look()
+    assert told is not None
+    assert told.version == 2
+    assert device.fetch(2).publication.version == 2
+
+
+def test_a_mirror_takes_changed_keys_along(grove: Grove) -> None:
+    """A device of the first root finds every root since."""
+    mirror, place = grove.device("mirror"), grove.home / "place"
+    assert mirror.mirror(place)
+    grove.repository().rotate("timestamp", new_signers({"timestamp": 1})["timestamp"], grove.signers, NOW_S)
+    assert mirror.mirror(place)
+    assert (place / "metadata" / "2.root.json").exists()
+    assert grove.device("device", repository=place).fetch(1).publication.version == 1
+
+
+@pytest.mark.parametrize("pattern", ["metadata/timestamp.json", "metadata/*.targets.json", "targets/files/*"])
+def test_what_does_not_verify_never_gets_into_a_mirror(grove: Grove, pattern: str) -> None:
+    """A bit is turned at the cloud's: the mirror stays as it was, and goes on once the cloud's is whole."""
+    mirror, place = grove.device("mirror"), grove.home / "place"
+    mirror.mirror(place)
+    before, known = tree(place), set(files_of(grove, pattern))
+    grove.direct(2, grove.publish(2))
+    path = max(set(files_of(grove, pattern)) - known or known)
+    data = path.read_bytes()
+    turned = bytes([data[0] ^ 1]) + data[1:]
+    path.write_bytes(turned)
+    with pytest.raises(InvalidArtefact):
+        mirror.mirror(place)
+    after = tree(place)
+    assert before.items() <= after.items()
+    assert turned not in after.values()
+    told = grove.device("device", repository=place).look()
+    assert told is not None
+    assert told.version == 1
+    path.write_bytes(data)
+    assert mirror.mirror(place)
+
+
+def test_a_signed_path_that_leads_out_is_not_followed(
+    grove: Grove, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even who has the offline keys writes nowhere else on a fog's disk."""
+    add = Repository._add
+
+    def add_more(self: Repository, targets: Targets, ref: FileRef, data: bytes) -> None:
+        add(self, targets, ref, data)
+        path = "../../../outside"
+        targets.targets[path] = TargetFile(ref.n_bytes, {"sha256": ref.sha256}, path)
+
+    monkeypatch.setattr(Repository, "_add", add_more)
+    grove.direct(2, grove.publish(2))
+    with pytest.raises(InvalidArtefact, match=r"\.\./outside leads out of the repository"):
+        grove.device("mirror").mirror(grove.home / "place")
+    assert not list(tmp_path.rglob("*outside*"))
+    assert not (grove.home / "place" / "metadata" / "timestamp.json").exists()

@@ -124,3 +124,28 @@ def test_a_full_disk_is_said_and_does_no_harm(made: Grove, tmp_path: Path) -> No
     with pytest.raises(DiskFull, match="no room left on the disk"):
         grove.device("new", full_at(9)).fetch(1)
     assert grove.device("new").fetch(1).publication.version == 1
+
+
+def test_a_mirror_killed_at_any_write_serves_before_or_now(made: Grove, tmp_path: Path) -> None:
+    """Whole releases at every instant; the next look brings it up to date."""
+    first = made.twin(tmp_path / "first")
+    first.device("mirror").mirror(first.home / "place")
+    publish(first, Files())
+    n = count_steps(
+        lambda files: first.twin(tmp_path / "count").device("mirror", files).mirror(tmp_path / "count/place")
+    )
+    assert n > 20
+    seen = set()
+    for step in range(n):
+        grove = first.twin(tmp_path / f"at-{step}")
+        with pytest.raises(Killed):
+            grove.device("mirror", killed_at(step)).mirror(grove.home / "place")
+        told = grove.device("fresh", repository=grove.home / "place").look()
+        assert told is not None
+        read = grove.device("fresh", repository=grove.home / "place").fetch(told.version)
+        assert read.release.manifest.version == told.version
+        seen.add(told.version)
+        if step % 3 == 0:
+            assert grove.device("mirror").mirror(grove.home / "place") or told.version == 2
+            assert grove.device("fresh", repository=grove.home / "place").fetch(2).publication.version == 2
+    assert seen == {1, 2}

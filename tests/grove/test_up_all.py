@@ -67,7 +67,7 @@ def planted(home: Path) -> dict[str, int]:
 
 
 def test_a_grove_from_one_file_starts_serves_and_ends(tmp_path: Path) -> None:
-    """All answer; the fog gathers for the release that it found in the cloud's repository; SIGTERM ends all of it."""
+    """All answer; the fog gathers for the release that it fetched from the cloud's; SIGTERM ends all of it."""
     ports = planted(tmp_path)
     command = [sys.executable, "-m", "evergrove.cli.main", "up", "all", str(tmp_path), "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
@@ -75,6 +75,7 @@ def test_a_grove_from_one_file_starts_serves_and_ends(tmp_path: Path) -> None:
         facts = announced(process, tmp_path)
         assert facts["fogs"] == {"north": f"https://127.0.0.1:{ports['fog']}"}
         assert all(answers("127.0.0.1", port) for port in ports.values())
+        mirrored(tmp_path / "north")
         assert terms_of(tmp_path, facts["fogs"]["north"]) == (open_release("tiny").manifest_hash,)
         registered = tmp_path / "cloud" / "flower" / "fogs" / "north.registered"
         until_s = time.monotonic() + WAIT_S
@@ -98,6 +99,15 @@ def announced(process: "subprocess.Popen[str]", home: Path) -> Any:
         lines.append(process.stdout.readline())
     assert lines[-1], said(home)
     return json.loads("".join(lines))
+
+
+def mirrored(fog: Path) -> None:
+    """Waits until the fog gathers by what it has fetched from the cloud."""
+    until_s = time.monotonic() + WAIT_S
+    while not (fog / "followed" / "trusted" / "targets.json").exists():
+        assert time.monotonic() < until_s, said(fog.parent)
+        time.sleep(0.1)
+    time.sleep(2.0)
 
 
 def terms_of(home: Path, url: str) -> tuple[str, ...]:

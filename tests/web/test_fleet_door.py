@@ -2,10 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import httpx
 import pytest
 
+from evergrove.adapters.files import Files
+from evergrove.adapters.flower.identity import fog_key
+from evergrove.adapters.fog_pass import FogPass
 from evergrove.web import fleet_door
 
 seen: list[tuple[str, bytes, dict[str, str]]] = []
@@ -70,3 +74,41 @@ def test_only_posts_pass_and_no_more_than_a_bounded_body() -> None:
 def test_a_superlink_that_is_away_is_said_so_that_a_supernode_tries_again() -> None:
     """503 is what Flower retries."""
     assert through(lambda outside: outside.post("/v1/fleet/get-run"), down=True).status_code == 503
+
+
+def on_the_shelf(folder: Path, path: str, fog: str | None = "north") -> httpx.Response:
+    """A file of a cloud's repository, asked for by a fog; *north* is known to the cloud."""
+    fogs, releases = folder / "fogs", folder / "repository"
+    for place in (fogs, releases / "metadata"):
+        place.mkdir(parents=True, exist_ok=True)
+    (releases / "metadata" / "timestamp.json").write_bytes(b"signed")
+    (releases / ".lock").write_bytes(b"")
+    (folder / "secret").write_bytes(b"secret")
+    (fogs / "north.pub").write_bytes(fog_key(folder / "north", Files())[1].read_bytes())
+    auth = None if fog is None else FogPass(fog_key(folder / fog, Files())[0])
+
+    async def run() -> httpx.Response:
+        door = httpx.ASGITransport(fleet_door.create_app(httpx.AsyncClient(), fleet_door.Shelf(releases, fogs)))
+        async with httpx.AsyncClient(base_url="https://cloud.example", transport=door, auth=auth) as outside:
+            return await outside.get(f"/v1/releases/{path}")
+
+    return asyncio.run(run())
+
+
+def test_a_fog_that_the_cloud_knows_reads_its_releases(tmp_path: Path) -> None:
+    """As they lie there."""
+    answer = on_the_shelf(tmp_path, "metadata/timestamp.json")
+    assert (answer.status_code, answer.content) == (200, b"signed")
+
+
+@pytest.mark.parametrize("fog", [None, "stranger"])
+def test_nobody_else_does(tmp_path: Path, fog: str | None) -> None:
+    """Not even whether there is such a file."""
+    for path in ("metadata/timestamp.json", "nothing"):
+        assert on_the_shelf(tmp_path, path, fog).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["../secret", "%2e%2e/secret", "metadata/../../secret", ".lock", "metadata", "", "x"])
+def test_nothing_but_the_repositorys_files_is_on_the_shelf(tmp_path: Path, path: str) -> None:
+    """No way out of it, no hidden file, no folder."""
+    assert on_the_shelf(tmp_path, path).status_code == 404

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 FOLDER_URL, INCOMING, CONTENT = "folder:", ".incoming", "content"
+MIRRORED = ("timestamp", "snapshot", "targets", "rollout")
 
 
 @dataclass(frozen=True)
@@ -189,10 +190,56 @@ class ReleaseClient:
                 self._files.remove_tree(place)  # damaged since: get it again
             return Fetched(self._assemble(updater, target, publication, place), publication)
 
+    def mirror(self, place: Path) -> bool:
+        """Brings ``place`` to what is signed now, as a repository that others may read; whether anything was new.
+
+        Nothing stands there that was not verified. Targets come first and the timestamp last, in one rename, so that
+        who reads ``place`` finds the repository of before or of now, whole, whenever this is cut off.
+        """
+        with _refused("what is published"):
+            updater = self._updater()
+            self._directive(updater)  # reads the role that signs it, too
+            known = {name: read_bounded(self._trusted / f"{name}.json", METADATA_BYTES_MAX) for name in MIRRORED}
+            metadata, head = place / "metadata", place / "metadata" / "timestamp.json"
+            if head.exists() and read_bounded(head, METADATA_BYTES_MAX) == known["timestamp"]:
+                return False
+            for folder in (self._incoming, metadata, place / "targets"):
+                self._files.make_folder(folder)
+            # 1. What is signed, under the names by which it is asked for.
+            paths = [*Metadata[Targets].from_bytes(known["targets"]).signed.targets, DIRECTIVE]
+            for target in filter(None, map(updater.get_targetinfo, paths)):
+                self._mirror_target(updater, target, place / "targets")
+            # 2. Every root since the first, and the metadata by version.
+            for path in sorted((self._trusted / "root_history").glob("*.root.json")):
+                self._files.write(metadata / path.name, read_bounded(path, METADATA_BYTES_MAX))
+            for name in MIRRORED[1:]:
+                version = Metadata.from_bytes(known[name]).signed.version
+                self._files.write(metadata / f"{version}.{name}.json", known[name])
+            # 3. What points to all that.
+            self._files.write(head, known["timestamp"])
+            return True
+
+    def _mirror_target(self, updater: Updater, target: TargetFile, place: Path) -> None:
+        """One target under its content's name, unless it is there; only what is whole is ever there."""
+        folder, _, name = target.path.rpartition("/")
+        path = (place / folder / f"{target.hashes.get('sha256', '')}.{name}").resolve()
+        if not path.is_relative_to(place.resolve()):
+            raise InvalidArtefact(f"{target.path} leads out of the repository")
+        if path.exists():
+            return
+        if target.length > FILE_BYTES_MAX:
+            raise InvalidArtefact(f"{target.path}: {target.length} bytes; at most {FILE_BYTES_MAX} are read")
+        content = self._incoming / CONTENT
+        self._files.make_folder(path.parent)
+        self._get(updater, target, content)
+        self._files.move(content, path)
+
     def _directive(self, updater: Updater) -> Directive | None:
         target = updater.get_targetinfo(DIRECTIVE)
         if target is None:
             return None
+        if target.length > METADATA_BYTES_MAX:
+            raise InvalidArtefact(f"{DIRECTIVE}: {target.length} bytes; at most {METADATA_BYTES_MAX} are read")
         path = Path(updater.download_target(target, str(self._trusted / DIRECTIVE)))
         return decode_directive(read_bounded(path, METADATA_BYTES_MAX))
 

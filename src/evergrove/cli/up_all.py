@@ -28,8 +28,8 @@ def all_(
     """Run a whole grove on this machine, for trying out, until SIGTERM or Ctrl+C.
 
     grove.toml has a table `cloud` (folder, port) and lists of tables `fog` (folder, name, releases, port, epsilon: 0 is
-    no noise, settings) and `device` (folder, port). Fogs read releases from the cloud's folder, and their keys are
-    given to the cloud.
+    no noise, settings) and `device` (folder, port). Fogs keep mirrors of the cloud's releases, and their keys are given
+    to the cloud.
 
     Example: evergrove up all ~/grove
     """
@@ -91,8 +91,7 @@ def programs(grove: "Grove", home: Path) -> "list[Program]":
         made.append(
             run(
                 f"fog-{fog.name}", fog.port, "fog", folder, "--name", fog.name, *releases, *noise, *settings,
-                "--releases", cloud / "repository", "--root", cloud / "repository" / following.FIRST_ROOT,
-                "--authority", authority,
+                "--root", cloud / "repository" / following.FIRST_ROOT, "--authority", authority,
                 "--cloud", f"127.0.0.1:{grove.cloud.port}",
             )
         )  # fmt: skip

@@ -57,7 +57,10 @@ def fog(
     ] = None,
     root: Annotated[
         Path | None,
-        typer.Option("--root", help="The root.json to believe --releases by; else its first one, at first sight."),
+        typer.Option(
+            "--root",
+            help="The root.json to believe releases by. With --cloud and without --releases: keep a mirror of its own.",
+        ),
     ] = None,
     invite: Annotated[
         list[str] | None, typer.Option("--invite", help="Print a one-time token that enrols this device.")
@@ -91,6 +94,9 @@ def fog(
     With --releases it gathers for every release that is signed there, and opens a new generation once its release is
     everybody's: --release can be left out. What --set says is then for generations that open from now on; a clip that
     a generation is signed with goes before.
+
+    A cloud on another machine has its releases there: with --cloud and --root the fog keeps a mirror of them, in
+    FOLDER/mirror, once the cloud was given its key.
 
     With --cloud it starts Flower's SuperNode and SuperExec beside it, and names the public key that the cloud must be
     given (as FOLDER/flower/fogs/NAME.pub there); it serves devices whether or not the cloud answers.

@@ -39,7 +39,8 @@ class Cloud:
 
     The SuperLink itself listens on the loopback address only, at ``superlink_port``.
 
-    ``fogs`` holds one public key file ``NAME.pub`` for each fog that may connect; files may be added at any time.
+    ``fogs`` holds one public key file ``NAME.pub`` for each fog that may connect; files may be added at any time. Those
+    fogs may read ``releases``, the cloud's repository, through the same door.
     """
 
     folder: Path
@@ -52,6 +53,11 @@ class Cloud:
     def reached_as(self) -> str:
         """The address at which this machine itself reaches the door."""
         return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self.listen, self.listen)
+
+    @property
+    def releases(self) -> Path:
+        """The repository of signed releases beside this folder."""
+        return self.folder.parent / "repository"
 
     @property
     def fogs(self) -> Path:
@@ -112,6 +118,7 @@ def cloud_programs(cloud: Cloud, files: Files, now: datetime.datetime) -> list[P
         sys.executable, "-m", "evergrove.web.fleet_door", "--listen", cloud.listen, "--port", str(cloud.port),
         "--superlink-port", str(cloud.superlink_port),
         "--certificate", str(tls.certificate), "--key", str(tls.key), "--authority", str(tls.authority),
+        "--releases", str(cloud.releases), "--fogs", str(cloud.fogs),
     )  # fmt: skip
     return [
         Program("superlink", superlink, environment, lambda: answers(LOOPBACK, cloud.superlink_port)),
@@ -155,6 +162,11 @@ def fog_programs(fog: Fog, files: Files) -> list[Program]:
 def public_key(folder: Path, files: Files) -> Path:
     """The file that a fog's operator gives to the cloud's, made where there is none."""
     return identity.fog_key(folder, files)[1]
+
+
+def private_key(folder: Path, files: Files) -> Path:
+    """Its other half, which stays with the fog."""
+    return identity.fog_key(folder, files)[0]
 
 
 class KeepCollecting:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from evergrove.adapters.files import Files, read_bounded
-from evergrove.adapters.tuf_client import ReleaseClient, Survey, check_root, from_folder
+from evergrove.adapters.tuf_client import ReleaseClient, Survey, from_folder
 from evergrove.adapters.tuf_metadata import METADATA_BYTES_MAX
 from evergrove.core.errors import EvergroveError, UsageError
 from evergrove.core.fog import Plan
@@ -20,6 +20,7 @@ from evergrove.core.release import Manifest, sha256_hex
 from evergrove.core.sections import Gathering
 from evergrove.rules import following, params
 from evergrove.runtime.fog_service import FogService, plan_of
+from evergrove.runtime.mirroring import given_root
 
 ROOT, FIRST_ROOT = "root.json", "metadata/1.root.json"
 REST = 30
@@ -122,7 +123,7 @@ def client_of(
     """
     pin = folder / ROOT
     if root is not None:
-        _pin(pin, _given(root), files)
+        _pin(pin, given_root(root), files)
 
     def make() -> ReleaseClient | None:
         if not pin.exists():
@@ -150,15 +151,6 @@ def passed_over(plan: Plan | None, layout: params.Layout, names: Sequence[str]) 
         ", ".join(names), layout.generation, plan.generation,
     )  # fmt: skip
     return True
-
-
-def _given(root: Path) -> bytes:
-    try:
-        data = read_bounded(root, METADATA_BYTES_MAX)
-    except FileNotFoundError as fault:
-        raise UsageError(f"there is no '{root}': --root names the root.json that the cloud gave") from fault
-    check_root(data)
-    return data
 
 
 def _pin(pin: Path, root: bytes, files: Files) -> None:

@@ -1,0 +1,79 @@
+"""By what a cloud knows a fog that asks for releases: a signature by the key that the cloud was given for Flower.
+
+One header holds the key's fingerprint, the time in whole seconds since 1970, and an ECDSA signature (P-384, SHA-256)
+of method, path and time. Whoever is not among the keys in the cloud's folder gets nothing; a key that is taken out of
+it opens nothing any more.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import httpx
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from evergrove.adapters.clock import now_s
+from evergrove.adapters.files import read_bounded
+from evergrove.core.errors import InvalidInput
+from evergrove.core.release import sha256_hex
+
+HEADER = "evergrove-fog"
+SKEW_S = 300.0
+"""How far the clocks of fog and cloud may be apart."""
+KEY_BYTES_MAX, HEADER_CHARS_MAX = 65_536, 512
+SCHEME = ec.ECDSA(hashes.SHA256())
+TIME = re.compile("[0-9]{1,12}")
+
+
+class FogPass(httpx.Auth):
+    """Signs every request with a fog's key, the private one beside Flower's SuperNode."""
+
+    def __init__(self, private: Path, now: Callable[[], float] = now_s) -> None:
+        key = serialization.load_ssh_private_key(read_bounded(private, KEY_BYTES_MAX), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey), "made by adapters/flower/identity"
+        self._key, self._now = key, now
+        public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        self._name = fingerprint(public)
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Adds the header."""
+        at = str(int(self._now()))
+        signature = self._key.sign(_words(request.method, request.url.path, at), SCHEME)
+        request.headers[HEADER] = f"{self._name} {at} {base64.b64encode(signature).decode()}"
+        yield request
+
+
+def fog_of(keys: Path, header: str, method: str, path: str, now_s: float) -> str | None:
+    """The name of the fog that signed, by the ``NAME.pub`` files in ``keys``; None where none of them did, or long ago.
+
+    A file that is no key is nobody's.
+    """
+    name, _, rest = header[:HEADER_CHARS_MAX].partition(" ")
+    at, _, signature = rest.partition(" ")
+    if not TIME.fullmatch(at) or abs(now_s - int(at)) > SKEW_S:
+        return None
+    for file in sorted(keys.glob("*.pub")):
+        try:
+            line = read_bounded(file, KEY_BYTES_MAX).strip()
+            if fingerprint(line) != name:
+                continue
+            public = serialization.load_ssh_public_key(line)
+            assert isinstance(public, ec.EllipticCurvePublicKey)
+            public.verify(base64.b64decode(signature, validate=True), _words(method, path, at), SCHEME)
+        except (OSError, ValueError, AssertionError, InvalidInput, InvalidSignature, binascii.Error):
+            continue
+        return file.stem
+    return None
+
+
+def fingerprint(public: bytes) -> str:
+    """A public key's name: the SHA-256 of its OpenSSH line, without a comment."""
+    return sha256_hex(b" ".join(public.split()[:2]))
+
+
+def _words(method: str, path: str, at: str) -> bytes:
+    return f"evergrove releases\n{method}\n{path}\n{at}".encode()
