@@ -67,7 +67,7 @@ def test_a_mirror_of_a_cloud_elsewhere(
 
         (line,) = said()
         assert "not mirrored now" in line
-        assert "HTTP 401" in line
+        assert "the cloud does not know this fog: give it the fog's public key" in line
         assert said() == []
         assert not (mirror.repository / "metadata" / "timestamp.json").exists()
         (home / "fogs" / "north.pub").write_bytes(flower.public_key(fog.folder, FILES).read_bytes())

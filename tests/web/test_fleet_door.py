@@ -105,7 +105,11 @@ def test_a_fog_that_the_cloud_knows_reads_its_releases(tmp_path: Path) -> None:
 def test_nobody_else_does(tmp_path: Path, fog: str | None) -> None:
     """Not even whether there is such a file."""
     for path in ("metadata/timestamp.json", "nothing"):
-        assert on_the_shelf(tmp_path, path, fog).status_code == 401
+        if fog is None:
+            assert on_the_shelf(tmp_path, path, fog).status_code == 401
+        else:
+            with pytest.raises(httpx.RequestError, match="does not know this fog"):
+                on_the_shelf(tmp_path, path, fog)
 
 
 @pytest.mark.parametrize("path", ["../secret", "%2e%2e/secret", "metadata/../../secret", ".lock", "metadata", "", "x"])

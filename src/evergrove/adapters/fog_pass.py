@@ -40,11 +40,16 @@ class FogPass(httpx.Auth):
         self._name = fingerprint(public)
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Adds the header."""
+        """Adds the header. Raises ``httpx.RequestError`` where the cloud does not know who asks."""
         at = str(int(self._now()))
         signature = self._key.sign(_words(request.method, request.url.path, at), SCHEME)
         request.headers[HEADER] = f"{self._name} {at} {base64.b64encode(signature).decode()}"
-        yield request
+        answer = yield request
+        if answer.status_code == 401:
+            raise httpx.RequestError(
+                "the cloud does not know this fog: give it the fog's public key; else the clocks are over five minutes"
+                " apart"
+            )
 
 
 def fog_of(keys: Path, header: str, method: str, path: str, now_s: float) -> str | None:
