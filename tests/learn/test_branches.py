@@ -275,12 +275,12 @@ def test_a_device_is_bounded_and_says_so(world: World, tmp_path: Path) -> None:
 def test_which_devices_have_branches(world: World) -> None:
     """One factor and our strategy; never by another name or with more factors, but always on top of branches."""
     single = Vocabulary((Factor("digit", ("0", "1")),))
-    assert stands_alone("branches", single, None)
-    assert not stands_alone("evergrove", single, None)
-    assert not stands_alone("branches", world.known, None)
-    assert not stands_alone("branches", world.known, with_branches(world))
-    assert not stands_alone("branches", world.known, ad.blank_adapter(world.model, world.basis, world.known))
-    assert stands_alone("evergrove", single, with_branches(world))
+    assert stands_alone("evergrove", single, None)
+    assert not stands_alone("shared", single, None)
+    assert not stands_alone("evergrove", world.known, None)
+    assert not stands_alone("evergrove", world.known, with_branches(world))
+    assert not stands_alone("evergrove", world.known, ad.blank_adapter(world.model, world.basis, world.known))
+    assert stands_alone("shared", single, with_branches(world))
 
 
 def test_what_is_replayed_beside_a_branch() -> None:

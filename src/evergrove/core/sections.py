@@ -64,12 +64,16 @@ class Media(Section, frozen=True):
     side_px_min: int = 8
 
 
+OURS, SHARED = "evergrove", "shared"
+"""Our own strategy in the form that suits base and fleet, and with one B for all whatever the base is."""
+
+
 class Learn(Section, frozen=True):
     """One learning job: strategy, budget and retries."""
 
-    strategy: str = "evergrove"
-    """``evergrove``: ours, one B for all. ``branches``: a B of its own for each condition, on a base that knows one
-    factor (ADR 0028). Rivals go by their names."""
+    strategy: str = OURS
+    """``evergrove``: ours. Where the base knows one factor and the device gives to no fleet, each condition gets a B of
+    its own (ADR 0028); else one B is shared, as ``shared`` does everywhere. Rivals go by their names."""
     auto: bool = True
     """Start by itself once ``min_new`` observations wait; otherwise only on ``learn()``."""
     min_new: Count = 24

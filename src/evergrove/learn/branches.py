@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import UsageError
+from evergrove.core.sections import OURS
 from evergrove.learn.adapter import (
     Adapter,
     Basis,
@@ -43,19 +44,24 @@ from evergrove.learn.strategies import (
     start_of,
 )
 
-BRANCHED = "branches"
-"""The strategy's name in a configuration."""
 RANK = 4
 """Of a branch, at most; the first rows of A are the most used ones."""
 BRANCHES_MAX = 64
 """Of an adapter: a device's stays bounded, and says so when it is full."""
+PASSES_MAX = 40
+"""How often a job sees each of its pictures, about: a branch that sees few of them more often learns them by heart."""
 
 
 def stands_alone(strategy: str, vocabulary: Vocabulary, incumbent: Adapter | None) -> bool:
-    """Whether what is learnt next gets branches: on a base of one factor, by the strategy ``branches``, or because the
-    incumbent has branches already, beneath which nothing shared may move."""
+    """Whether what is learnt next gets branches: on a base of one factor, by our own strategy, or because the incumbent
+    has branches already, beneath which nothing shared may move."""
     branched = incumbent is not None and bool(incumbent.branches)
-    return len(vocabulary.factors) == 1 and (strategy == BRANCHED or branched)
+    return len(vocabulary.factors) == 1 and (strategy == OURS or branched)
+
+
+def steps_for(n_pictures: int, batch: int) -> int:
+    """How many steps of ``batch`` rows so many pictures can bear at most."""
+    return max(1, -(-PASSES_MAX * n_pictures // batch))
 
 
 def lesson_of(new: Samples, known: Sequence[Samples]) -> tuple[Samples, Samples]:
@@ -136,5 +142,5 @@ def _first_b(basis: Basis, start: Adapter, key: str, name: str, n_out: int) -> t
 
 
 BRANCHES = Strategy(
-    "evergrove-branches", init_branches, remember_nothing, draw_named, lr=8e-2, shares=Shares(replay=0.25)
+    "evergrove-branches", init_branches, remember_nothing, draw_named, lr=4e-2, shares=Shares(replay=0.25)
 )

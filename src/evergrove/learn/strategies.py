@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import UsageError
 from evergrove.core.rng import seed_of
+from evergrove.core.sections import OURS, SHARED
 from evergrove.learn.adapter import Adapter, Attached, Basis, attach, blank_adapter, extend_rows, fuse, read_adapter
 from evergrove.learn.adapter_file import adapter_bytes
 from evergrove.learn.fisher import Fisher, estimate_fisher
@@ -264,7 +265,7 @@ FULL = Strategy("full", init_full, remember_nothing, draw_rows, lr=1e-3)
 REPLAY = Strategy("replay", init_adapter, remember_nothing, draw_rows, shares=Shares(replay=0.5))
 EWC = Strategy("ewc", init_adapter, remember_old, draw_rows, weights=Weights(ewc=30.0))
 EVERGROVE = Strategy(
-    "evergrove",
+    OURS,
     init_adapter,
     remember_old,
     draw_rows,
@@ -279,13 +280,13 @@ LORA = replace(
     weights=replace(EVERGROVE.weights, ewc=0.0),
 )
 
-STRATEGIES: Mapping[str, Strategy] = {s.name: s for s in (NAIVE, FULL, REPLAY, EWC, EVERGROVE, LORA)}
+STRATEGIES: Mapping[str, Strategy] = {s.name: s for s in (NAIVE, FULL, REPLAY, EWC, EVERGROVE, LORA)} | {
+    SHARED: EVERGROVE
+}
 
 
 def strategy_named(name: str) -> Strategy:
     """The strategy of that name. Raises ``UsageError`` that lists those there are."""
-    if name == "branches":  # asked for where it does not apply (learn/branches)
-        raise UsageError("strategy 'branches' is for a base that knows one factor; use 'evergrove'")
     if name not in STRATEGIES:
         raise UsageError(f"unknown strategy '{name}'; known: {', '.join(STRATEGIES)}")
     return STRATEGIES[name]
