@@ -31,11 +31,10 @@ from evergrove.learn.base_train import TrainPlan
 from evergrove.learn.base_train import train as train_base
 from evergrove.learn.basis import basis_bytes, random_rows
 from evergrove.learn.dit import DiTConfig
-from evergrove.learn.strategies import Samples
 from evergrove.media.packs import Pack, write_pack
 from evergrove.rules import gate
 from evergrove.runtime import tasks
-from evergrove.runtime.assembly import Lesson, open_parts, task_of
+from evergrove.runtime.assembly import open_parts
 from evergrove.runtime.keeper import Keeper
 from evergrove.runtime.studio import LocalStudio
 from evergrove.runtime.workers import strategy_of
@@ -210,22 +209,6 @@ def test_a_known_sign_may_get_a_branch_and_goes_on_from_it(make: Callable[[str],
     assert all(c.mean == c.std == 0.0 for c in untouched)
     device.promote(first)
     assert device.learn(device.show("square", 3)) != first
-
-
-def test_few_pictures_are_not_learnt_by_heart(make: Callable[[str], Bench]) -> None:
-    """Forty passes over 24 pictures are 60 steps of 16, whatever more was asked for, also when two were lost since."""
-    device = make("few")
-    parts, signs = open_parts(open_release(device.place)), pictures([CORNERS], 24, "few")
-    vocabulary = device.vocabulary.extend({"sign": "corners"})
-    none = Samples(signs.images[:0], signs.codes[:0])
-
-    def steps(n: int, asked: int, strategy: str = "evergrove", begun: int = 0) -> int:
-        shown = Samples(signs.images[:n], signs.codes[:n])
-        task = task_of(parts, Lesson(shown, none, None, vocabulary, 0, n_begun=begun), Learn(strategy, steps=asked))
-        return task.recipe.steps
-
-    assert [steps(24, 300), steps(22, 300, begun=24), steps(24, 40), steps(1, 300)] == [60, 60, 40, 3]
-    assert steps(24, 300, "shared") == 300
 
 
 def test_one_shared_b_where_a_device_gives_to_its_fleet(make: Callable[[str], Bench]) -> None:

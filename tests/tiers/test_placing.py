@@ -4,7 +4,7 @@ import msgspec
 
 from evergrove.core import effects as do
 from evergrove.core import events as ev
-from evergrove.core.config import Config, Fog, Gate, Learn, Novelty, Placement
+from evergrove.core.config import Config, Fleet, Fog, Gate, Learn, Novelty, Placement
 from evergrove.core.measures import Comparison, Facts
 from evergrove.core.telemetry import Telemetry, Value, Zone
 from evergrove.tiers.device import State, next_due, step
@@ -118,6 +118,36 @@ def test_a_parked_job_that_lost_a_record_goes_on_with_the_rest() -> None:
     lost, *_ = run(parked, ev.ObservationLost("a", "evicted"), now_s=410.0)
     _, orders, _ = run(lost, ev.TelemetryRead(ON_MAINS), now_s=500.0)
     assert orders == [do.SetShare(1.0), do.StartTraining("job-00001", None, ("a", "b"), 100, 1)]
+
+
+def test_few_pictures_are_not_learnt_by_heart() -> None:
+    """Each condition alone: forty passes over two pictures are five steps of 16, and cost as much; else all 100."""
+
+    def begins(config: Config, known: tuple[int, ...]) -> int:
+        code = (3, *known[1:])
+        kept = [
+            event
+            for name, store in (("a", "train"), ("b", "train"), ("g", "golden"))
+            for event in (
+                ev.ObservationMeasured(name, code, 100, Facts(False, 30, 50.0)),
+                ev.ObservationKept(name, code, store, "kept"),
+            )
+        ]
+        first = [ev.DeviceInitialised("d", "r" * 64, known, False, 0), ev.ConditionAdded(0, 3), *kept]
+        asked = [ev.TelemetryRead(ON_MAINS), ev.LearningRequested("app", 0)]
+        state, orders, _ = run(State(), *first, *asked, config=config)
+        (order,) = (order for order in orders if isinstance(order, do.StartTraining))
+        assert state.work is not None
+        assert state.work.steps == order.steps
+        return order.steps
+
+    shared = msgspec.structs.replace(CONFIG, learn=msgspec.structs.replace(CONFIG.learn, strategy="shared"))
+    member = msgspec.structs.replace(CONFIG, fleet=Fleet(fog="https://fog"))
+    alone = msgspec.structs.replace(CONFIG, fleet=Fleet(fog="https://fog", federate=False))
+    assert [begins(config, (2,)) for config in (CONFIG, alone, shared, member)] == [5, 5, 100, 100]
+    assert begins(CONFIG, (2, 2)) == 100
+    brief = msgspec.structs.replace(CONFIG, learn=msgspec.structs.replace(CONFIG.learn, steps=3))
+    assert begins(brief, (2,)) == 3
 
 
 def test_heat_slows_a_job_down_and_a_hot_zone_stops_it() -> None:

@@ -48,8 +48,6 @@ RANK = 4
 """Of a branch, at most; the first rows of A are the most used ones."""
 BRANCHES_MAX = 64
 """Of an adapter: a device's stays bounded, and says so when it is full."""
-PASSES_MAX = 40
-"""How often a job sees each of its pictures, about: a branch that sees few of them more often learns them by heart."""
 
 
 def stands_alone(strategy: str, vocabulary: Vocabulary, incumbent: Adapter | None) -> bool:
@@ -57,11 +55,6 @@ def stands_alone(strategy: str, vocabulary: Vocabulary, incumbent: Adapter | Non
     has branches already, beneath which nothing shared may move."""
     branched = incumbent is not None and bool(incumbent.branches)
     return len(vocabulary.factors) == 1 and (strategy == OURS or branched)
-
-
-def steps_for(n_pictures: int, batch: int) -> int:
-    """How many steps of ``batch`` rows so many pictures can bear at most."""
-    return max(1, -(-PASSES_MAX * n_pictures // batch))
 
 
 def lesson_of(new: Samples, known: Sequence[Samples]) -> tuple[Samples, Samples]:

@@ -4,7 +4,7 @@ Files of a release and samples come in; nothing here knows where they were kept.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from evergrove.learn.adapter_file import load_adapter
 from evergrove.learn.assist import Assist, Released
 from evergrove.learn.base import load_base, load_teacher
 from evergrove.learn.basis import load_basis
-from evergrove.learn.branches import BRANCHES, lesson_of, stands_alone, steps_for
+from evergrove.learn.branches import BRANCHES, lesson_of, stands_alone
 from evergrove.learn.rehearsal import codes_of, draw, fleet_values, untaught_values
 from evergrove.learn.strategies import Recipe, Samples, Task, strategy_named
 from evergrove.learn.teacher import Beside
@@ -55,7 +55,7 @@ class Parts:
 class Lesson:
     """What is to be learnt, on top of what: ``new`` and what was learnt before (``known``), the incumbent's adapter
     (None: the release alone), and what ``vocabulary`` the candidate must understand. ``made_of`` names the records
-    that it began with (``learn.strategies.Task``), ``n_begun`` how many of them were new (0: as many as there are)."""
+    that it began with (``learn.strategies.Task``)."""
 
     new: Samples
     known: Samples
@@ -63,7 +63,6 @@ class Lesson:
     vocabulary: Vocabulary
     seed: int
     made_of: str = ""
-    n_begun: int = 0
 
 
 def open_parts(release: Release) -> Parts:
@@ -125,8 +124,6 @@ def _recipe(learn: Learn) -> Recipe:
 def _task_alone(parts: Parts, lesson: Lesson, learn: Learn, pack: Samples) -> Task:
     """The task where each condition gets a B of its own: nobody is asked about the old, for nothing old moves."""
     new, replay = lesson_of(lesson.new, (pack, lesson.known))
-    bearable = steps_for(lesson.n_begun or len(new), learn.batch)
-    recipe = _recipe(learn)
     return Task(
         model=parts.model,
         basis=parts.basis,
@@ -134,7 +131,7 @@ def _task_alone(parts: Parts, lesson: Lesson, learn: Learn, pack: Samples) -> Ta
         new=new,
         replay=replay,
         strategy=BRANCHES,
-        recipe=replace(recipe, steps=min(recipe.steps, bearable)),
+        recipe=_recipe(learn),
         seed=lesson.seed,
         start=parts.serving(lesson.start),
         made_of=lesson.made_of,

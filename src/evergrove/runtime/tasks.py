@@ -94,7 +94,7 @@ def train(job: Train, folder: Path, pace: Pace, tell: Tell) -> Trained:
         raise UsageError("none of the observations to learn is left in the replay buffer")
     learnt = _samples([r for r in records if r.id in known], bench)
     # 2. The task, from what serves now, and with what a fog has given for it.
-    lesson = assembly.Lesson(new, learnt, _adapter(bench, job.parent), vocabulary, job.seed, begun.name, len(fresh))
+    lesson = assembly.Lesson(new, learnt, _adapter(bench, job.parent), vocabulary, job.seed, begun.name)
     task = assembly.task_of(bench.parts, lesson, job.learn, _assist(bench.parts, job), job.rehearse)
     # 3. Train; pausing means that the agent has gone, and the next attempt goes on from here.
     hooks = Hooks(

@@ -22,6 +22,7 @@ from evergrove.core.config import Config
 from evergrove.core.jobs import Failed, Job, Outcome
 from evergrove.core.messages import JobState
 from evergrove.core.sections import OURS, SHARED
+from evergrove.rules import branching
 
 OUTCOME = "outcome.json"
 LOG_BYTES_MAX = 1 << 20
@@ -131,8 +132,7 @@ def job_of(order: Start, root: Path, release: Path, config: Config, seed: int, a
 
 def strategy_of(config: Config) -> str:
     """The strategy of a device's jobs: one that gives to its fleet always shares one B, for that is what is summed."""
-    gives = bool(config.fleet.fog) and config.fleet.federate
-    return SHARED if gives and config.learn.strategy == OURS else config.learn.strategy
+    return SHARED if branching.gives(config) and config.learn.strategy == OURS else config.learn.strategy
 
 
 def fact_of(order: Start, outcome: jobs.Outcome | str) -> ev.Event:

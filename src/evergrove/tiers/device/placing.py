@@ -13,7 +13,7 @@ from evergrove.core import events as ev
 from evergrove.core.conditions import group
 from evergrove.core.config import Config
 from evergrove.core.telemetry import Telemetry, Value
-from evergrove.rules import placement, shield, thermal
+from evergrove.rules import branching, placement, shield, thermal
 from evergrove.rules.placement import Decision
 from evergrove.tiers.device.orders import enter
 from evergrove.tiers.device.state import Effects, Result, State, Work, change, learnable, to_gain_on
@@ -89,7 +89,9 @@ def _begin(config: Config, state: State, work: Work, now_s: float) -> Result:
         said.append(do.StopWorker(work.job))  # what was done of it, for another start, is of no use now
         fresh = learnable(state, config.gate.items_min)
         groups = {group(state.codes[record], state.known) for record in fresh}
-        work = msgspec.structs.replace(work, parent=state.active, fresh=fresh, learnt=to_gain_on(state, groups))
+        steps = branching.bearable(config, len(state.sizes), work.steps, len(fresh))
+        learnt = to_gain_on(state, groups)
+        work = msgspec.structs.replace(work, parent=state.active, fresh=fresh, learnt=learnt, steps=steps)
         if not fresh:
             gone = ev.LearningDeferred("what was to be learnt has left the replay buffer")
             return change(state, waiting=None), [*said, do.Emit(gone)]
@@ -140,10 +142,12 @@ def _situation(
 ) -> placement.Situation:
     body = state.body or Telemetry()
     left = 1.0 - config.placement.assist_saving_share if work.assist else 1.0
+    n_pictures = len(work.fresh) or len(state.fresh)
+    steps = branching.bearable(config, len(state.sizes), work.steps, n_pictures)
     return placement.Situation(
         age_s=max(now_s - work.asked_s, 0.0),
         limit=limit,
-        energy_j=work.steps * state.step_s * config.placement.core_w * left,
+        energy_j=steps * state.step_s * config.placement.core_w * left,
         on_mains=bool(_of(body.on_mains)) or (body.on_mains is None and body.battery_share is None),
         battery_share=body.battery_share.value if body.battery_share else None,
         begun=begun,
