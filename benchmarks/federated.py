@@ -81,6 +81,14 @@ def main() -> None:
                 run_all(_among(plan.tuning(), only), out, options.device, pool)
                 quoted = plan.quoted(plan.best(lines.read(out)), range(options.seeds), sizes)
                 run_all(_among(quoted, only), out, options.device, pool)
+                run_all(_among(plan.local_tuning(), only), out, options.device, pool)
+                agreed = plan.local_work(plan.best_local(lines.read(out)), sizes)
+                run_all(
+                    _among([(arm, seed) for seed in range(options.seeds) for arm in agreed], only),
+                    out,
+                    options.device,
+                    pool,
+                )
     print(tables.page(lines.read(out)))
 
 

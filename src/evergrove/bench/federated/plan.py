@@ -122,7 +122,7 @@ def quoted(chosen: Mapping[str, Arm], seeds: range, sizes: Sequence[int]) -> lis
     first, last = sizes[0], sizes[-1]
     arms = [*quality(chosen, sizes), *uplink(chosen, first), *poisoning(chosen, first)]
     arms += [arm for n in reversed(sizes) for arm in curve(chosen, n)]
-    arms += [*ablation(chosen, last), *local_work(last)]
+    arms += ablation(chosen, last)
     return [(arm, seed) for seed in seeds for arm in arms]
 
 
@@ -158,20 +158,73 @@ def ablation(chosen: Mapping[str, Arm], n: int, epsilon: float = 8.0) -> list[Ar
     return [Arm("ablation", f"n={n} eps={epsilon:g} {name}", "fleet", fleet, spec) for name, spec in made.items()]
 
 
-def local_work(n: int) -> list[Arm]:
-    """Private training whose updates agree: many local steps on own pictures, few rounds, a clip near their length.
+def local_work(chosen: Spec, sizes: Sequence[int]) -> list[Arm]:
+    """Over ε and devices by updates that agree, on the tiny release; what matters most first.
 
-    On the tiny release it learns, also under the noise of 400 devices at ε = 8 (docs/adr/0021); this was not run yet.
+    Plain gradients learn nothing in private; what computes long between two rounds does (docs/adr/0021). The largest
+    fleet is also given the noise that five times as many devices would have: such a fleet takes hours of a core.
     """
-    local = Local(steps=20, batch=8, lr=1e-2, replay=False)
-    spec = Spec(local=local, rounds=16, clip=12.0)
-    parts = [("rank 12", spec), ("rank 4", replace(spec, part=PARTS["rank 4"], clip=7.0))]
+    largest = sizes[-1]
+    every = {f"eps={epsilon or math.inf:g}": epsilon for epsilon in (None, *reversed(EPSILONS))}
+    made = [(name, n, epsilon) for name, epsilon in every.items() for n in reversed(sizes)]
+    made.insert(2 * len(sizes), (f"noise of {5 * largest} devices at eps=8", largest, NOISE_OF_FIVE_TIMES))
     return [
-        Arm("local", f"n={n} local work, {name}, eps={epsilon or math.inf:g}", "fleet", FleetPlan(n), arm)
-        for name, one in parts
-        for epsilon in (None, *EPSILONS)
-        for arm in [replace(one, epsilon=epsilon)]
-    ]
+        Arm(
+            "local", f"local n={n} {name}", "fleet", new_emotions(n),
+            replace(chosen, epsilon=epsilon, separation=SEPARATION.get(n, 1)), world="tiny",
+        )
+        for name, n, epsilon in made
+    ]  # fmt: skip
+
+
+def new_emotions(n: int) -> FleetPlan:
+    """A fleet on the tiny release: looks that it knows, and emotions that it does not."""
+    return FleetPlan(n, hairs=())
+
+
+AGREED = Spec(local=Local(steps=20, batch=8, lr=1e-2, replay=False), rounds=16, clip=4.7)
+"""Private training whose updates agree: many local steps on own pictures, few rounds, a clip near their length."""
+
+
+def agreed(rounds: int, steps: int, clip: float, rank: int = 12, lr: float = 1e-2) -> Spec:
+    """That form at other sizes."""
+    local = replace(AGREED.local, steps=steps, lr=lr)
+    return replace(AGREED, rounds=rounds, local=local, clip=clip, part=Part(rank=rank))
+
+
+AGREED_GRID: Mapping[str, Spec] = {
+    "16 x 20, clip 4.7": AGREED,
+    "16 x 20, clip 4.7, rehearsed": replace(AGREED, rehearse=2, rehearse_last=30),
+    "16 x 20, clip 2.4": agreed(16, 20, 2.4),
+    "16 x 20, clip 4, rank 4": agreed(16, 20, 4.0, rank=4),
+    "16 x 20, clip 4.7, lr 2e-2": agreed(16, 20, 4.7, lr=2e-2),
+    "8 x 40, clip 7": agreed(8, 40, 7.0),
+    "8 x 40, clip 4, rank 4": agreed(8, 40, 4.0, rank=4),
+    "8 x 80, clip 7": agreed(8, 80, 7.0),
+    "8 x 80, clip 5": agreed(8, 80, 5.0),
+    "8 x 80, clip 7, rank 6": agreed(8, 80, 7.0, rank=6),
+    "8 x 160, clip 7": agreed(8, 160, 7.0),
+    "4 x 160, clip 10": agreed(4, 160, 10.0),
+    "4 x 160, clip 14": agreed(4, 160, 14.0),
+}
+STANDS_FOR_400, NOISE_OF_FIVE_TIMES = 47.0, 64.9
+"""ε at which a fleet has the noise in a release that one four (five) times as large has at ε = 8: the multiplier is a
+quarter (a fifth)."""
+
+
+def local_tuning() -> list[tuple[Arm, int]]:
+    """Trials of ``AGREED_GRID`` under the noise of 400 devices at ε = 8, judged by the oracle: on the same emotions as
+    the test (the tiny oracle reads no others), by another fleet of another seed."""
+    fleet = new_emotions(100)
+    noisy = {name: replace(spec, epsilon=STANDS_FOR_400, separation=2) for name, spec in AGREED_GRID.items()}
+    return [(Arm("trials", f"trial: {name}", "fleet", fleet, one, "tiny"), TUNING_SEED) for name, one in noisy.items()]
+
+
+def best_local(lines: Mapping[tuple[str, int], Line]) -> Spec:
+    """The trial that reads right most often, the first of equals; the first trial where none was run."""
+    tried = [line for line in lines.values() if line.group == "trials" and line.reading is not None]
+    right = {line.arm: line.reading.right for line in tried if line.reading is not None}
+    return max(AGREED_GRID.items(), key=lambda one: right.get(f"trial: {one[0]}", 0.0))[1]
 
 
 def uplink(chosen: Mapping[str, Arm], n: int) -> list[Arm]:
