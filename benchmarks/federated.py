@@ -4,8 +4,11 @@
     python benchmarks/federated.py --device cuda --workers 9     # everything; some minutes of an H100 a seed
     python benchmarks/federated.py --table                       # Markdown from the lines that are there
 
+    python benchmarks/federated.py --only trial,local --workers 2 --out FILE   # the private form; hours of two cores
+
 Lines are appended to ``--out`` as they are done; an (arm, seed) that stands there is not run again, so a run that was
-stopped goes on. Tuning runs first (other emotions, other looks), and what is best there is what the tests use.
+stopped goes on. Tuning runs first (other emotions, other looks), and what is best there is what the tests use; the
+private form alone, on the tiny release, is tuned on the very emotions and looks that it is tested on.
 """
 
 import argparse
@@ -83,12 +86,8 @@ def main() -> None:
                 run_all(_among(quoted, only), out, options.device, pool)
                 run_all(_among(plan.local_tuning(), only), out, options.device, pool)
                 agreed = plan.local_work(plan.best_local(lines.read(out)), sizes)
-                run_all(
-                    _among([(arm, seed) for seed in range(options.seeds) for arm in agreed], only),
-                    out,
-                    options.device,
-                    pool,
-                )
+                local = [(arm, seed) for arm in agreed for seed in range(options.seeds)]
+                run_all(_among(local, only), out, options.device, pool)
     print(tables.page(lines.read(out)))
 
 

@@ -219,7 +219,7 @@ def _follower(place: FogPlace, service: FogService, gathering: Gathering, files:
     """Who looks at what is published. Raises ``UsageError`` for a root that cannot be believed."""
     if place.releases is None:
         if place.root is not None:
-            raise UsageError("--root is of a repository: name that by --releases")
+            raise UsageError("--root is of a repository: name that by --releases, or its cloud by --cloud")
         return None
     client = following.client_of(place.folder / FOLLOWED, place.releases, place.root, files)
     return following.Follower(service, place.releases, gathering, client)
@@ -231,8 +231,10 @@ def _looks(follower: following.Follower, mirror: mirroring.Mirror | None) -> Cal
         return follower.look
 
     def look(tag: str) -> None:
-        mirror.look()
-        follower.look(tag)
+        try:
+            mirror.look()
+        finally:
+            follower.look(tag)
 
     return look
 

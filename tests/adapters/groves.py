@@ -10,6 +10,7 @@ from test_release import write_release
 from evergrove.adapters.files import Files
 from evergrove.adapters.tuf_client import ReleaseClient, from_folder
 from evergrove.adapters.tuf_keys import Signers, new_signers
+from evergrove.adapters.tuf_mirror import ReleaseMirror
 from evergrove.adapters.tuf_repository import Repository
 from evergrove.core.rollout import FULL, Directive
 
@@ -56,13 +57,17 @@ class Grove:
         source = from_folder(repository or self.home / "repository")
         return ReleaseClient(self.home / name, source, self.root, files)
 
+    def mirror(self, files: Files | None = None) -> ReleaseMirror:
+        """A fog's."""
+        return ReleaseMirror(self.home / "mirror", from_folder(self.home / "repository"), self.root, files)
+
     def copy(self, name: str) -> Path:
         """The repository as it is now, for an attacker to keep or change."""
         return Path(shutil.copytree(self.home / "repository", self.home / name))
 
     def twin(self, home: Path) -> "Grove":
         """Cloud and devices once more, elsewhere; the releases that are not published yet are the same."""
-        shutil.copytree(self.home, home)
+        shutil.copytree(self.home, home, symlinks=True)
         return Grove(home, self.signers, self.root, self.shelf)
 
 

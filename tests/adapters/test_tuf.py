@@ -429,11 +429,12 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def test_a_mirror_holds_what_is_signed_and_who_reads_it_needs_nobody_else(grove: Grove) -> None:
     """All that a device reads, byte for byte; nothing to do until something is published; then that, too."""
-    mirror, place = grove.device("mirror"), grove.home / "place"
+    mirror, place = grove.mirror(), grove.home / "place"
     assert mirror.mirror(place)
     assert not mirror.mirror(place)
     whole = tree(grove.home / "repository")
-    assert tree(place).items() <= whole.items()
+    for kind in ("metadata", "targets"):
+        assert {f"{kind}/{name}": data for name, data in tree(place / kind).items()}.items() <= whole.items()
     assert grove.device("by-mirror", repository=place).fetch(1).publication.version == 1
     grove.direct(2, grove.publish(2))
     assert grove.device("by-mirror", repository=place).look() == grove.device("early", repository=place).look()
@@ -447,20 +448,23 @@ def test_a_mirror_holds_what_is_signed_and_who_reads_it_needs_nobody_else(grove:
 
 def test_a_mirror_takes_changed_keys_along(grove: Grove) -> None:
     """A device of the first root finds every root since."""
-    mirror, place = grove.device("mirror"), grove.home / "place"
+    mirror, place = grove.mirror(), grove.home / "place"
     assert mirror.mirror(place)
     grove.repository().rotate("timestamp", new_signers({"timestamp": 1})["timestamp"], grove.signers, NOW_S)
     assert mirror.mirror(place)
-    assert (place / "metadata" / "2.root.json").exists()
     assert grove.device("device", repository=place).fetch(1).publication.version == 1
+    grove.repository().rotate("root", new_signers({"root": 3})["root"], grove.signers, NOW_S)  # no new timestamp
+    assert mirror.mirror(place)
+    assert (place / "metadata" / "3.root.json").exists()
+    assert grove.device("late", repository=place).fetch(1).publication.version == 1
 
 
 @pytest.mark.parametrize("pattern", ["metadata/timestamp.json", "metadata/*.targets.json", "targets/files/*"])
 def test_what_does_not_verify_never_gets_into_a_mirror(grove: Grove, pattern: str) -> None:
     """A bit is turned at the cloud's: the mirror stays as it was, and goes on once the cloud's is whole."""
-    mirror, place = grove.device("mirror"), grove.home / "place"
+    mirror, place = grove.mirror(), grove.home / "place"
     mirror.mirror(place)
-    before, known = tree(place), set(files_of(grove, pattern))
+    before, known = tree(place / "metadata"), set(files_of(grove, pattern))
     grove.direct(2, grove.publish(2))
     path = max(set(files_of(grove, pattern)) - known or known)
     data = path.read_bytes()
@@ -468,14 +472,31 @@ def test_what_does_not_verify_never_gets_into_a_mirror(grove: Grove, pattern: st
     path.write_bytes(turned)
     with pytest.raises(InvalidArtefact):
         mirror.mirror(place)
-    after = tree(place)
-    assert before.items() <= after.items()
-    assert turned not in after.values()
+    assert tree(place / "metadata") == before
+    assert turned not in tree(place).values()
     told = grove.device("device", repository=place).look()
     assert told is not None
     assert told.version == 1
     path.write_bytes(data)
     assert mirror.mirror(place)
+
+
+def test_a_mirror_mends_what_was_damaged_and_keeps_no_more_than_two_states(grove: Grove) -> None:
+    """A damaged target is fetched again with the next publication; what nobody is led to goes, so it cannot grow."""
+    mirror, place = grove.mirror(), grove.home / "place"
+    mirror.mirror(place)
+    damaged = max((place / "targets" / "files").iterdir(), key=lambda path: path.stat().st_size)
+    damaged.write_bytes(b"damaged")
+    second = grove.publish(2)
+    sizes = []
+    for n in range(5):
+        grove.repository().direct(Directive(f"r{n}", second, 2, FULL - n, True), grove.signers, NOW_S)
+        assert mirror.mirror(place)
+        sizes.append(len(tree(place)))
+    assert damaged.read_bytes() != b"damaged"
+    assert len(set(sizes[1:])) == 1
+    assert len([folder for folder in place.iterdir() if folder.name.startswith(".")]) == 2
+    assert grove.device("device", repository=place).fetch(2).publication.release == second
 
 
 def test_a_signed_path_that_leads_out_is_not_followed(
@@ -492,6 +513,6 @@ def test_a_signed_path_that_leads_out_is_not_followed(
     monkeypatch.setattr(Repository, "_add", add_more)
     grove.direct(2, grove.publish(2))
     with pytest.raises(InvalidArtefact, match=r"\.\./outside leads out of the repository"):
-        grove.device("mirror").mirror(grove.home / "place")
+        grove.mirror().mirror(grove.home / "place")
     assert not list(tmp_path.rglob("*outside*"))
     assert not (grove.home / "place" / "metadata" / "timestamp.json").exists()

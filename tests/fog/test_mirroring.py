@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from published import Cloud
 from evergrove.adapters.files import Files
 from evergrove.adapters.flower import identity
 from evergrove.adapters.tuf_client import ReleaseClient, from_folder
+from evergrove.adapters.tuf_mirror import ReleaseMirror
 from evergrove.core.errors import InvalidArtefact, UsageError
 from evergrove.runtime import flower, mirroring
 from evergrove.runtime.supervisor import answers, free_port
@@ -89,7 +91,7 @@ def test_it_looks_now_and_then_only(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """However often it is called; ten seconds later once more."""
     looks, now = [], [0.0]
     cloud = Cloud(tmp_path)
-    client = ReleaseClient(tmp_path / "mirror", from_folder(cloud.folder), cloud.repository.root())
+    client = ReleaseMirror(tmp_path / "mirror", from_folder(cloud.folder), cloud.repository.root())
     monkeypatch.setattr(client, "mirror", lambda place: looks.append(place))
     monkeypatch.setattr(mirroring, "elapsed_s", lambda: now[0])
     mirror = mirroring.Mirror(client, "the cloud")
@@ -106,3 +108,19 @@ def test_a_root_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(InvalidArtefact, match="no signed root"):
         mirroring.given_root(tmp_path / "other.json")
+
+
+def test_another_root_than_before_is_said_at_the_start(tmp_path: Path) -> None:
+    """So that no two clouds' roots are ever mixed; and an address or a certificate that is none."""
+    cloud, other = Cloud(tmp_path / "one"), Cloud(tmp_path / "two")
+    tls = identity.server_files(tmp_path / "tls", ("127.0.0.1",), datetime.datetime.now(datetime.UTC), FILES)
+    fog = flower.Fog(tmp_path / "fog", "north", "127.0.0.1:9", tls.authority, "")
+    roots = [one.folder / "metadata" / "1.root.json" for one in (cloud, other)]
+    for _ in range(2):
+        mirroring.mirror_of(tmp_path / "mirror", fog, roots[0], FILES).close()
+    with pytest.raises(UsageError, match="believes another root"):
+        mirroring.mirror_of(tmp_path / "mirror", fog, roots[1], FILES)
+    with pytest.raises(UsageError, match=r"--cloud host:port: .* it is HOST:PORT"):
+        mirroring.mirror_of(tmp_path / "mirror", replace(fog, superlink="host:port"), roots[0], FILES)
+    with pytest.raises(UsageError, match="is no certificate"):
+        mirroring.mirror_of(tmp_path / "mirror", replace(fog, authority=roots[0]), roots[0], FILES)

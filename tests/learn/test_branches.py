@@ -280,7 +280,8 @@ def test_which_devices_have_branches(world: World) -> None:
     assert not stands_alone("evergrove", world.known, None)
     assert not stands_alone("evergrove", world.known, with_branches(world))
     assert not stands_alone("evergrove", world.known, ad.blank_adapter(world.model, world.basis, world.known))
-    assert stands_alone("shared", single, with_branches(world))
+    assert stands_alone("naive", single, with_branches(world))
+    assert not stands_alone("shared", single, with_branches(world))
 
 
 def test_what_is_replayed_beside_a_branch() -> None:

@@ -223,6 +223,19 @@ def test_one_shared_b_where_a_device_gives_to_its_fleet(make: Callable[[str], Be
     assert any(b.any() for b in adapter.b.values())
 
 
+def test_who_has_branches_and_enters_a_fleet_learns_one_shared_b_anew(make: Callable[[str], Bench]) -> None:
+    """From the release on, with what its branches were learnt from: no update could be summed else."""
+    device = make("late member")
+    first = device.learn(device.show("corners", CORNERS))
+    device.promote(first)
+    assert adapter_of_bytes(device.versions.load(first)).branches
+    adapter = adapter_of_bytes(device.versions.load(device.learn(device.show("cross", CROSS), "shared")))
+    assert not adapter.branches
+    assert set(adapter.rows) == {f"0:{CORNERS}", f"0:{CROSS}"}
+    assert all(row.any() for row in adapter.rows.values())
+    assert any(b.any() for b in adapter.b.values())
+
+
 def test_an_adapter_with_branches_is_refused_where_conditions_combine(tmp_path: Path) -> None:
     """Offered to a device of a base with five factors: unmeasured, in words."""
     root = tmp_path / "device"

@@ -138,7 +138,7 @@ def test_few_pictures_are_not_learnt_by_heart() -> None:
         state, orders, _ = run(State(), *first, *asked, config=config)
         (order,) = (order for order in orders if isinstance(order, do.StartTraining))
         assert state.work is not None
-        assert state.work.steps == order.steps
+        assert (state.work.steps, state.work.takes) == (config.learn.steps, order.steps)
         return order.steps
 
     shared = msgspec.structs.replace(CONFIG, learn=msgspec.structs.replace(CONFIG.learn, strategy="shared"))
@@ -148,6 +148,7 @@ def test_few_pictures_are_not_learnt_by_heart() -> None:
     assert begins(CONFIG, (2, 2)) == 100
     brief = msgspec.structs.replace(CONFIG, learn=msgspec.structs.replace(CONFIG.learn, steps=3))
     assert begins(brief, (2,)) == 3
+    assert begins(FOGS, (2,)) == 5, "an assist says what is old, and nothing old moves: none is fetched"
 
 
 def test_heat_slows_a_job_down_and_a_hot_zone_stops_it() -> None:

@@ -2,7 +2,7 @@
 
 One header holds the key's fingerprint, the time in whole seconds since 1970, and an ECDSA signature (P-384, SHA-256)
 of method, path and time. Whoever is not among the keys in the cloud's folder gets nothing; a key that is taken out of
-it opens nothing any more.
+it opens no release any more.
 """
 
 import base64
@@ -63,7 +63,7 @@ def fog_of(keys: Path, header: str, method: str, path: str, now_s: float) -> str
         return None
     for file in sorted(keys.glob("*.pub")):
         try:
-            line = read_bounded(file, KEY_BYTES_MAX).strip()
+            line = read_bounded(file.resolve(), KEY_BYTES_MAX).strip()
             if fingerprint(line) != name:
                 continue
             public = serialization.load_ssh_public_key(line)

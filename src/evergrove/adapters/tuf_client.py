@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 FOLDER_URL, INCOMING, CONTENT = "folder:", ".incoming", "content"
-MIRRORED = ("timestamp", "snapshot", "targets", "rollout")
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class HttpFetcher(FetcherInterface):
             with self._client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
                 if answer.status_code != 200:
                     raise tuf.DownloadHTTPError(f"{url}: HTTP {answer.status_code}", answer.status_code)
-                for chunk in answer.iter_bytes(CHUNK_BYTES):
+                for chunk in answer.iter_bytes():  # as it comes: a chunk that fills slowly would hide the time
                     if time.monotonic() > until_s:
                         raise tuf.SlowRetrievalError(f"{url}: not done after {self._seconds_max:g} s")
                     yield chunk
@@ -149,12 +148,12 @@ class ReleaseClient:
 
     def look(self) -> Directive | None:
         """What the rollout says now; None before the first one."""
-        with _refused("the rollout's directive"):
+        with refused("the rollout's directive"):
             return self._directive(self._updater())
 
     def survey(self, n_max: int) -> Survey:
         """What is signed, with the manifests of the ``n_max`` newest releases and of those that the directive names."""
-        with _refused("what is published"):
+        with refused("what is published"):
             updater = self._updater()
             self._files.make_folder(self._incoming)
             told = self._directive(updater)
@@ -168,14 +167,14 @@ class ReleaseClient:
 
     def contents(self, refs: Sequence[FileRef]) -> list[bytes]:
         """The bytes of some files of signed releases; they do not stay on the disk."""
-        with _refused("a release's files"):
+        with refused("a release's files"):
             updater = self._updater()
             self._files.make_folder(self._incoming)
             return [self._bytes(updater, _signed_file(updater, ref)) for ref in refs]
 
     def fetch(self, version: int) -> Fetched:
         """The release that was published under ``version``: verified, durable, in a folder of its own."""
-        with _refused(f"release version {version}"):
+        with refused(f"release version {version}"):
             updater = self._updater()
             target = updater.get_targetinfo(f"releases/{version}/{MANIFEST}")
             if target is None:
@@ -189,50 +188,6 @@ class ReleaseClient:
                     return Fetched(open_release(place), publication)
                 self._files.remove_tree(place)  # damaged since: get it again
             return Fetched(self._assemble(updater, target, publication, place), publication)
-
-    def mirror(self, place: Path) -> bool:
-        """Brings ``place`` to what is signed now, as a repository that others may read; whether anything was new.
-
-        Nothing stands there that was not verified. Targets come first and the timestamp last, in one rename, so that
-        who reads ``place`` finds the repository of before or of now, whole, whenever this is cut off.
-        """
-        with _refused("what is published"):
-            updater = self._updater()
-            self._directive(updater)  # reads the role that signs it, too
-            known = {name: read_bounded(self._trusted / f"{name}.json", METADATA_BYTES_MAX) for name in MIRRORED}
-            metadata, head = place / "metadata", place / "metadata" / "timestamp.json"
-            if head.exists() and read_bounded(head, METADATA_BYTES_MAX) == known["timestamp"]:
-                return False
-            for folder in (self._incoming, metadata, place / "targets"):
-                self._files.make_folder(folder)
-            # 1. What is signed, under the names by which it is asked for.
-            paths = [*Metadata[Targets].from_bytes(known["targets"]).signed.targets, DIRECTIVE]
-            for target in filter(None, map(updater.get_targetinfo, paths)):
-                self._mirror_target(updater, target, place / "targets")
-            # 2. Every root since the first, and the metadata by version.
-            for path in sorted((self._trusted / "root_history").glob("*.root.json")):
-                self._files.write(metadata / path.name, read_bounded(path, METADATA_BYTES_MAX))
-            for name in MIRRORED[1:]:
-                version = Metadata.from_bytes(known[name]).signed.version
-                self._files.write(metadata / f"{version}.{name}.json", known[name])
-            # 3. What points to all that.
-            self._files.write(head, known["timestamp"])
-            return True
-
-    def _mirror_target(self, updater: Updater, target: TargetFile, place: Path) -> None:
-        """One target under its content's name, unless it is there; only what is whole is ever there."""
-        folder, _, name = target.path.rpartition("/")
-        path = (place / folder / f"{target.hashes.get('sha256', '')}.{name}").resolve()
-        if not path.is_relative_to(place.resolve()):
-            raise InvalidArtefact(f"{target.path} leads out of the repository")
-        if path.exists():
-            return
-        if target.length > FILE_BYTES_MAX:
-            raise InvalidArtefact(f"{target.path}: {target.length} bytes; at most {FILE_BYTES_MAX} are read")
-        content = self._incoming / CONTENT
-        self._files.make_folder(path.parent)
-        self._get(updater, target, content)
-        self._files.move(content, path)
 
     def _directive(self, updater: Updater) -> Directive | None:
         target = updater.get_targetinfo(DIRECTIVE)
@@ -351,8 +306,8 @@ def _signed_file(updater: Updater, ref: FileRef) -> TargetFile:
 
 
 @contextlib.contextmanager
-def _refused(what: str) -> Iterator[None]:
-    """Turns TUF's errors into ours: who did not answer, and what was not believed."""
+def refused(what: str) -> Iterator[None]:
+    """Turns TUF's errors into ours: who did not answer, and what was not believed of ``what``."""
     try:
         yield
     except CorruptState as fault:

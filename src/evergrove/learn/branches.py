@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import UsageError
-from evergrove.core.sections import OURS
+from evergrove.core.sections import OURS, SHARED
 from evergrove.learn.adapter import (
     Adapter,
     Basis,
@@ -52,9 +52,9 @@ BRANCHES_MAX = 64
 
 def stands_alone(strategy: str, vocabulary: Vocabulary, incumbent: Adapter | None) -> bool:
     """Whether what is learnt next gets branches: on a base of one factor, by our own strategy, or because the incumbent
-    has branches already, beneath which nothing shared may move."""
+    has branches already, beneath which nothing shared may move; never where one B for all is asked for."""
     branched = incumbent is not None and bool(incumbent.branches)
-    return len(vocabulary.factors) == 1 and (strategy == OURS or branched)
+    return len(vocabulary.factors) == 1 and strategy != SHARED and (strategy == OURS or branched)
 
 
 def lesson_of(new: Samples, known: Sequence[Samples]) -> tuple[Samples, Samples]:

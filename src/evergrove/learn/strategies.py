@@ -287,6 +287,8 @@ STRATEGIES: Mapping[str, Strategy] = {s.name: s for s in (NAIVE, FULL, REPLAY, E
 
 def strategy_named(name: str) -> Strategy:
     """The strategy of that name. Raises ``UsageError`` that lists those there are."""
+    if name == "branches":
+        raise UsageError("strategy 'branches' is what 'evergrove' does by itself where the base knows one factor")
     if name not in STRATEGIES:
         raise UsageError(f"unknown strategy '{name}'; known: {', '.join(STRATEGIES)}")
     return STRATEGIES[name]

@@ -28,12 +28,12 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds_max: float
 
     @classmethod
-    def of(cls, probation: config.Probation, lifecycle: config.Lifecycle) -> "Policy":
-        """The policy that a device's configuration asks for."""
+    def of(cls, probation: config.Probation, lifecycle: config.Lifecycle, routed: float = 1.0) -> "Policy":
+        """What a device's configuration asks for. ``routed``: how much longer a frame may take beside that."""
         return cls(
             errors_max=probation.errors_max,
             seconds=probation.seconds,
-            frame_ratio_max=probation.frame_p99_ratio_max,
+            frame_ratio_max=probation.frame_p99_ratio_max * routed,
             frames_min=probation.frames_min,
             seconds_max=max(lifecycle.probation_s, probation.seconds),
         )

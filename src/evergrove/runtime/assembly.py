@@ -4,7 +4,7 @@ Files of a release and samples come in; nothing here knows where they were kept.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from evergrove.core.conditions import Code, Vocabulary
 from evergrove.core.config import Learn
 from evergrove.core.errors import InvalidArtefact, InvalidMedia
 from evergrove.core.rng import stream
+from evergrove.core.sections import SHARED
 from evergrove.learn.adapter import Adapter, Basis, fuse, unknown_values
 from evergrove.learn.adapter_file import load_adapter
 from evergrove.learn.assist import Assist, Released
@@ -88,12 +89,15 @@ def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = 
     """The task: new against the rehearsal pack, what was learnt before, and what only the fleet knows.
 
     With an ``assist`` neither Fisher nor teacher points are made here, so that not even the teacher is loaded;
-    ``rehearse`` also adds its pictures to the replay. Where conditions stand alone all of that is not needed.
+    ``rehearse`` also adds its pictures to the replay. Where conditions stand alone all of that is not needed. One B for
+    all is learnt anew, from all that is kept, where the incumbent has branches.
     """
     manifest = parts.release.manifest
     pack = pack_of(parts.release, manifest.rehearsal.name)
     if stands_alone(learn.strategy, manifest.vocabulary, lesson.start):
         return _task_alone(parts, lesson, learn, pack)
+    if learn.strategy == SHARED and lesson.start is not None and lesson.start.branches:
+        lesson = _anew(lesson)
     drawn = rehearsed(parts, [lesson.new.codes, pack.codes, lesson.known.codes])
     replay = [pack, drawn, lesson.known]
     if assist is not None and rehearse:
@@ -115,6 +119,13 @@ def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = 
         made_of=lesson.made_of,
         known=_asked(parts, [pack.codes, drawn.codes], lesson),
     )
+
+
+def _anew(lesson: Lesson) -> Lesson:
+    """The same from the release on, with all that was learnt before among the new."""
+    parts = (lesson.new, lesson.known)
+    new = Samples(np.concatenate([s.images for s in parts]), np.concatenate([s.codes for s in parts]))
+    return replace(lesson, new=new, known=Samples(new.images[:0], new.codes[:0]), start=None)
 
 
 def _recipe(learn: Learn) -> Recipe:

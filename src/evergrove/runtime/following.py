@@ -14,15 +14,15 @@ import msgspec
 from evergrove.adapters.files import Files, read_bounded
 from evergrove.adapters.tuf_client import ReleaseClient, Survey, from_folder
 from evergrove.adapters.tuf_metadata import METADATA_BYTES_MAX
-from evergrove.core.errors import EvergroveError, UsageError
+from evergrove.core.errors import EvergroveError
 from evergrove.core.fog import Plan
 from evergrove.core.release import Manifest, sha256_hex
 from evergrove.core.sections import Gathering
 from evergrove.rules import following, params
 from evergrove.runtime.fog_service import FogService, plan_of
-from evergrove.runtime.mirroring import given_root
+from evergrove.runtime.mirroring import ROOT, given_root, pin
 
-ROOT, FIRST_ROOT = "root.json", "metadata/1.root.json"
+FIRST_ROOT = "metadata/1.root.json"
 REST = 30
 """Looks, one a second, that pass after a fault before the same repository is tried again."""
 log = logging.getLogger("evergrove.fog")
@@ -121,12 +121,12 @@ def client_of(
     ``root`` None: the repository's first is believed, and pinned; nobody vouches for it, so that is said. Raises
     ``UsageError`` where another root than the given one is pinned, or there is none, ``InvalidArtefact`` for no root.
     """
-    pin = folder / ROOT
+    place = folder / ROOT
     if root is not None:
-        _pin(pin, given_root(root), files)
+        pin(place, given_root(root), files)
 
     def make() -> ReleaseClient | None:
-        if not pin.exists():
+        if not place.exists():
             try:
                 first = read_bounded(repository / FIRST_ROOT, METADATA_BYTES_MAX)
             except FileNotFoundError:
@@ -134,10 +134,10 @@ def client_of(
             log.warning(
                 "TRUST ON FIRST USE: nobody vouched for the root of %s (SHA-256 %s). It is pinned in %s and believed "
                 "from now on; compare it with the cloud's, or name a root that you have checked with --root",
-                repository, sha256_hex(first), pin,
+                repository, sha256_hex(first), place,
             )  # fmt: skip
-            _pin(pin, first, files)
-        return ReleaseClient(folder, from_folder(repository), read_bounded(pin, METADATA_BYTES_MAX), files, now_s)
+            pin(place, first, files)
+        return ReleaseClient(folder, from_folder(repository), read_bounded(place, METADATA_BYTES_MAX), files, now_s)
 
     return make
 
@@ -151,16 +151,6 @@ def passed_over(plan: Plan | None, layout: params.Layout, names: Sequence[str]) 
         ", ".join(names), layout.generation, plan.generation,
     )  # fmt: skip
     return True
-
-
-def _pin(pin: Path, root: bytes, files: Files) -> None:
-    files.make_folder(pin.parent)
-    if not pin.exists():
-        files.write(pin, root)
-    elif read_bounded(pin, METADATA_BYTES_MAX) != root:
-        raise UsageError(
-            f"this fog believes another root, {pin}: leave --root out, or delete that folder to begin anew"
-        )
 
 
 def _other(version: int, generation: int) -> str:

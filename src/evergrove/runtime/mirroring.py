@@ -14,20 +14,21 @@ from evergrove.adapters.certificates import client_context
 from evergrove.adapters.clock import elapsed_s
 from evergrove.adapters.files import Files, read_bounded
 from evergrove.adapters.fog_pass import FogPass
-from evergrove.adapters.tuf_client import ReleaseClient, check_root, from_http
+from evergrove.adapters.tuf_client import check_root, from_http
 from evergrove.adapters.tuf_metadata import METADATA_BYTES_MAX
-from evergrove.core.errors import EvergroveError, UsageError
+from evergrove.adapters.tuf_mirror import ReleaseMirror
+from evergrove.core.errors import CorruptState, EvergroveError, UsageError
 from evergrove.runtime import flower
 
-EVERY_S, TIMEOUT_S = 10.0, 30.0
-REPOSITORY = "repository"
+EVERY_S, TIMEOUT_S, FILE_S_MAX = 10.0, 30.0, 600.0
+REPOSITORY, ROOT = "repository", "root.json"
 log = logging.getLogger("evergrove.fog")
 
 
 class Mirror:
     """Of one cloud's repository, in ``repository``. ``look`` may be called from any thread, by one at a time."""
 
-    def __init__(self, client: ReleaseClient, cloud: str, close: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, client: ReleaseMirror, cloud: str, close: Callable[[], None] = lambda: None) -> None:
         """``close`` ends the connection that the client has."""
         self.repository = client.folder / REPOSITORY
         self._client, self._cloud, self.close = client, cloud, close
@@ -45,18 +46,30 @@ class Mirror:
             if str(fault) != self._fault:
                 log.error("%s is not mirrored now, devices get what is here: %s", self._cloud, fault)
             self._fault = str(fault)
-        self._next_s = elapsed_s() + EVERY_S
+        finally:
+            self._next_s = elapsed_s() + EVERY_S
 
 
 def mirror_of(folder: Path, fog: flower.Fog, root: Path, files: Files) -> Mirror:
     """The mirror in ``folder`` of the cloud that ``fog`` hands its sums to.
 
-    Raises ``UsageError`` where there is no ``root``, ``InvalidArtefact`` where it is none.
+    Raises ``UsageError`` where there is no ``root``, it is another one than before, or the cloud's address or
+    certificate is none, ``InvalidArtefact`` where the root is none.
     """
+    try:
+        url = str(httpx.URL(f"https://{fog.superlink}/v1/releases"))
+    except httpx.InvalidURL as fault:
+        raise UsageError(f"--cloud {fog.superlink}: {fault}; it is HOST:PORT, an IPv6 address in [brackets]") from fault
+    try:
+        context = client_context(fog.authority)
+    except CorruptState as fault:
+        raise UsageError(f"{fog.authority} is no certificate; it is the authority.crt of the cloud") from fault
+    believed = given_root(root)
+    pin(folder / ROOT, believed, files)
     private = flower.private_key(fog.folder, files)
-    http = httpx.Client(verify=client_context(fog.authority), auth=FogPass(private), timeout=TIMEOUT_S, trust_env=False)
-    source = from_http(http, f"https://{fog.superlink}/v1/releases")
-    return Mirror(ReleaseClient(folder, source, given_root(root), files), f"the cloud at {fog.superlink}", http.close)
+    http = httpx.Client(verify=context, auth=FogPass(private), timeout=TIMEOUT_S, trust_env=False)
+    client = ReleaseMirror(folder, from_http(http, url, FILE_S_MAX), believed, files)
+    return Mirror(client, f"the cloud at {fog.superlink}", http.close)
 
 
 def given_root(root: Path) -> bytes:
@@ -67,3 +80,14 @@ def given_root(root: Path) -> bytes:
         raise UsageError(f"there is no '{root}': --root names the root.json that the cloud gave") from fault
     check_root(data)
     return data
+
+
+def pin(place: Path, root: bytes, files: Files) -> None:
+    """From now on this root is believed. Raises ``UsageError`` where another one is already."""
+    files.make_folder(place.parent)
+    if not place.exists():
+        files.write(place, root)
+    elif read_bounded(place, METADATA_BYTES_MAX) != root:
+        raise UsageError(
+            f"this fog believes another root, {place}: name that one, or delete the folder {place.parent} to begin anew"
+        )

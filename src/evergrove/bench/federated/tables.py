@@ -15,6 +15,7 @@ def page(lines: Lines) -> str:
         _quality(lines),
         _curve(lines, "curve"),
         _curve(lines, "local"),
+        _ablation(lines, "trials", "Trials of the private form, under about the noise of 400 devices at ε = 8"),
         _ablation(lines),
         _uplink(lines),
         _attacks(lines),
@@ -49,7 +50,7 @@ def _curve(lines: Lines, group: str) -> str:
 CURVES = {"curve": "Over ε and devices", "local": "Over ε, by updates that agree"}
 
 
-def _ablation(lines: Lines) -> str:
+def _ablation(lines: Lines, group: str = "ablation", title: str = "Each changed alone") -> str:
     rows = [
         [
             name,
@@ -57,9 +58,9 @@ def _ablation(lines: Lines) -> str:
             str(own[0].n_numbers),
             *_lengths(own),
         ]
-        for name, own in _by_arm(lines, "ablation")
+        for name, own in _by_arm(lines, group)
     ]
-    return _table("Each changed alone", ["arm", "right", "emotion", "hair", "kept", "numbers", *LENGTHS], rows)
+    return _table(title, ["arm", "right", "emotion", "hair", "kept", "numbers", *LENGTHS], rows)
 
 
 LENGTHS = ("path", "noise", "moved", "updates refused")

@@ -16,9 +16,10 @@ def order(work: Work, state: State) -> do.Effect | None:
         case "assist":
             return do.FetchAssist(work.job, state.release)
         case "trusted":
-            return do.SendTrusted(work.job, work.parent, work.fresh, work.steps)
+            return do.SendTrusted(work.job, work.parent, work.fresh, work.takes or work.steps)
         case "train":
-            return do.StartTraining(work.job, work.parent, work.fresh, work.steps, work.attempt, work.assist)
+            steps = work.takes or work.steps
+            return do.StartTraining(work.job, work.parent, work.fresh, steps, work.attempt, work.assist)
         case "measure" if work.purpose in ("release", "shadow"):
             return do.StartChoosing(
                 work.job, work.source or "", state.active, state.sharing.given, work.fresh, work.attempt, state.learnt

@@ -89,9 +89,9 @@ def _begin(config: Config, state: State, work: Work, now_s: float) -> Result:
         said.append(do.StopWorker(work.job))  # what was done of it, for another start, is of no use now
         fresh = learnable(state, config.gate.items_min)
         groups = {group(state.codes[record], state.known) for record in fresh}
-        steps = branching.bearable(config, len(state.sizes), work.steps, len(fresh))
+        takes = branching.bearable(config, len(state.sizes), work.steps, len(fresh))
         learnt = to_gain_on(state, groups)
-        work = msgspec.structs.replace(work, parent=state.active, fresh=fresh, learnt=learnt, steps=steps)
+        work = msgspec.structs.replace(work, parent=state.active, fresh=fresh, learnt=learnt, takes=takes)
         if not fresh:
             gone = ev.LearningDeferred("what was to be learnt has left the replay buffer")
             return change(state, waiting=None), [*said, do.Emit(gone)]
@@ -173,7 +173,9 @@ def _limit(config: Config, state: State, now_s: float) -> shield.Limit:
 def _fog(config: Config, state: State) -> placement.Fog | None:
     """What the configured fogs offer; None where there are none."""
     fog, price = config.fog, config.placement
-    assisted, trusted = bool(fog.assist_key and fog.assist_url), bool(fog.trusted_key and fog.trusted_url)
+    alone = branching.stands_alone(config, len(state.sizes))  # then nobody is asked about the old
+    assisted = bool(fog.assist_key and fog.assist_url) and not alone
+    trusted = bool(fog.trusted_key and fog.trusted_url)
     if not assisted and not trusted:
         return None
     return placement.Fog(

@@ -50,9 +50,9 @@ class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     of the fleet's releases, to serve or to measure only: its name is ``source``, ``given`` what updates are counted
     from there). ``stage``: wait, assist, trusted, train, measure, promote, restore or erase: what the driver was last
     asked for, ``since_s`` when. ``asked_s`` is when somebody, or the schedule, wanted it; ``urgent``: a person waits
-    for it. ``learnt`` are the groups that the candidate must gain on, ``assist`` what a fog gave for it, ``tried_fogs``
-    the offloads that failed. ``seen`` is what the candidate's training has seen (None: unknown), ``erase`` the order of
-    a job that forgets.
+    for it. ``steps`` were asked for, ``takes`` are taken (0: all). ``learnt`` are the groups that the candidate must
+    gain on, ``assist`` what a fog gave for it, ``tried_fogs`` the offloads that failed. ``seen`` is what the
+    candidate's training has seen (None: unknown), ``erase`` the order of a job that forgets.
     """
 
     job: str
@@ -75,6 +75,7 @@ class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     given: str | None = None
     seen: Seen | None = None
     erase: do.Erase | None = None
+    takes: int = 0
 
 
 class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,7 +8,7 @@ from evergrove.core import effects as do
 from evergrove.core import events as ev
 from evergrove.core.config import Config
 from evergrove.core.telemetry import Telemetry
-from evergrove.rules import probation
+from evergrove.rules import branching, probation
 from evergrove.tiers.device.orders import enter
 from evergrove.tiers.device.placing import measure
 from evergrove.tiers.device.state import Effects, Result, State, Work, busy, change, idle, is_new, new_work
@@ -140,7 +140,9 @@ def mind_probation(config: Config, state: State, now_s: float) -> Result:
     """Long enough without a fault, and re-checked: the version counts as good. A fault, and it goes back."""
     if not state.probation or (state.work and state.work.stage == "restore"):
         return state, []
-    verdict = probation.judge(probation.Policy.of(config.probation, config.lifecycle), _health(state), now_s)
+    # What is drawn with a B of its own takes longer than what was drawn before: that alone is no fault.
+    routed = branching.FRAME_RATIO if branching.stands_alone(config, len(state.sizes)) else 1.0
+    verdict = probation.judge(probation.Policy.of(config.probation, config.lifecycle, routed), _health(state), now_s)
     match verdict.outcome:
         case "pass":
             return state, [do.Emit(ev.ProbationPassed(state.active))]
