@@ -62,10 +62,10 @@ class Spec:
 
 @dataclass(frozen=True)
 class Result:
-    """A final release and what it took. ``norm`` is the median norm of an update as learnt, ``clipped`` the share above
-    the clip, ``noise_norm`` the norm of all noise in the final release, in the units of B (expected; FedAvgM and
-    averaging not counted), ``moved`` the norm of the release itself. ``epsilon`` is read off the ledger,
-    ``refused`` counts updates of enormous norm."""
+    """A final release and what it took. ``norm`` is the median norm of an update as learnt (0 where no update had one),
+    ``clipped`` the share above the clip, ``noise_norm`` the norm of all noise in the final release, in the units of B
+    (expected; FedAvgM and averaging not counted), ``moved`` the norm of the release itself. ``epsilon`` is read off the
+    ledger, ``refused`` counts updates of enormous norm."""
 
     crowd: Crowd
     vector: Tensor
@@ -152,7 +152,7 @@ def federate(
         bytes_of(layout, spec),
         plan.cohort,
         plan.most,
-        float(np.median(every)),
+        float(np.median(every[np.isfinite(every)])) if np.isfinite(every).any() else 0.0,
         float((every > spec.clip).mean()),
         _noise_norm(plan, spec),
         float((final - first).norm()),
