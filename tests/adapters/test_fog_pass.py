@@ -4,10 +4,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from evergrove.adapters.files import Files
 from evergrove.adapters.flower.identity import fog_key
-from evergrove.adapters.fog_pass import HEADER, SKEW_S, FogPass, fog_of
+from evergrove.adapters.fog_pass import HEADER, SKEW_S, FogPass, fingerprint, fog_of
 
 NOW_S = 1_800_000_000.0
 PATH = "/v1/releases/metadata/timestamp.json"
@@ -24,6 +26,14 @@ def keys(tmp_path: Path) -> Path:
     (folder / "broken.pub").write_text("ssh-nonsense")
     (folder / "empty.pub").write_text("")
     return folder
+
+
+def test_a_key_of_another_kind_is_nobodys(keys: Path, tmp_path: Path) -> None:
+    """Even where it is the one that is named."""
+    line = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    (keys / "other.pub").write_bytes(line)
+    _, at, signature = header(tmp_path / "north").split(" ")
+    assert fog_of(keys, f"{fingerprint(line)} {at} {signature}", "GET", PATH, NOW_S) is None
 
 
 def header(folder: Path, path: str = PATH, method: str = "GET", at_s: float = NOW_S) -> str:

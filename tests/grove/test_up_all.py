@@ -1,5 +1,6 @@
 """``evergrove up all`` with real processes: cloud, fog and device from one file; nothing is left when it is stopped."""
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ pytest.importorskip("flwr", reason="Flower is not installed: pip install 'flwr==
 
 from evergrove.adapters.fog_client import connect, enrol
 from evergrove.adapters.release import open_release
+from evergrove.core.errors import UpdateRefused
 from evergrove.runtime.supervisor import answers, free_port
 
 pytestmark = pytest.mark.grove
@@ -75,7 +77,6 @@ def test_a_grove_from_one_file_starts_serves_and_ends(tmp_path: Path) -> None:
         facts = announced(process, tmp_path)
         assert facts["fogs"] == {"north": f"https://127.0.0.1:{ports['fog']}"}
         assert all(answers("127.0.0.1", port) for port in ports.values())
-        mirrored(tmp_path / "north")
         assert terms_of(tmp_path, facts["fogs"]["north"]) == (open_release("tiny").manifest_hash,)
         registered = tmp_path / "cloud" / "flower" / "fogs" / "north.registered"
         until_s = time.monotonic() + WAIT_S
@@ -101,25 +102,20 @@ def announced(process: "subprocess.Popen[str]", home: Path) -> Any:
     return json.loads("".join(lines))
 
 
-def mirrored(fog: Path) -> None:
-    """Waits until the fog gathers by what it has fetched from the cloud."""
-    until_s = time.monotonic() + WAIT_S
-    while not (fog / "followed" / "trusted" / "targets.json").exists():
-        assert time.monotonic() < until_s, said(fog.parent)
-        time.sleep(0.1)
-    time.sleep(2.0)
-
-
 def terms_of(home: Path, url: str) -> tuple[str, ...]:
-    """The releases that the fog gathers for, as a device is told them."""
+    """The releases that the fog gathers for, as a device is told them; once it has fetched them from the cloud."""
     from evergrove.adapters.authority import Authority
 
     authority = Authority(home / "north" / "authority")
     token = authority.issue_token(time.time(), "hall")
     enrol(url, (home / "north" / "authority" / "ca.pem").read_bytes(), token, home / "hall")
-    client = connect(url, home / "hall")
+    client, until_s = connect(url, home / "hall"), time.monotonic() + WAIT_S
     try:
-        return client.terms().plan.releases
+        while time.monotonic() < until_s:
+            with contextlib.suppress(UpdateRefused):
+                return client.terms().plan.releases
+            time.sleep(0.1)
+        raise AssertionError(said(home))
     finally:
         client.close()
 

@@ -19,7 +19,8 @@ STAGES = {"wait": "waiting for its place", "train": "training", "measure": "meas
 
 def learn(
     steps: Annotated[
-        int, typer.Option("--steps", min=0, help="Training steps; 0 is the device's setting, learn.steps.")
+        int,
+        typer.Option("--steps", min=0, help="Training steps; 0: learn.steps. A B of few pictures takes fewer."),
     ] = 0,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until it is done, or only start it.")] = True,
     device: DeviceOption = None,

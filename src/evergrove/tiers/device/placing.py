@@ -142,8 +142,7 @@ def _situation(
 ) -> placement.Situation:
     body = state.body or Telemetry()
     left = 1.0 - config.placement.assist_saving_share if work.assist else 1.0
-    n_pictures = len(work.fresh) or len(state.fresh)
-    steps = branching.bearable(config, len(state.sizes), work.steps, n_pictures)
+    steps = work.takes or branching.bearable(config, len(state.sizes), work.steps, len(state.fresh))
     return placement.Situation(
         age_s=max(now_s - work.asked_s, 0.0),
         limit=limit,
