@@ -25,6 +25,7 @@ from evergrove.adapters.files import Files
 from evergrove.adapters.flower.inbox import NAME, Inbox
 from evergrove.core.sums import NoisedSum, noised_sum
 from evergrove.runtime import flower
+from evergrove.runtime.collecting import KeepCollecting
 from evergrove.runtime.supervisor import Supervisor, free_port
 
 pytestmark = pytest.mark.grove
@@ -42,7 +43,7 @@ class Federation:
         self.cloud = flower.Cloud(folder / "cloud", free_port())
         now = datetime.datetime.now(datetime.UTC)
         self.cloud_supervisor = Supervisor(flower.cloud_programs(self.cloud, files, now), self.cloud.logs)
-        self.keeper = flower.KeepCollecting(self.cloud, RUN)
+        self.keeper = KeepCollecting(self.cloud, RUN)
         self.fogs = {"north": MemoryFog("secret"), "south": MemoryFog()}
         self.fog_supervisors: dict[str, Supervisor] = {}
         self.threads: list[threading.Thread] = []
@@ -121,7 +122,7 @@ class Federation:
                 raise AssertionError(f"{what}: not within {WAIT_S:g} s\n{self._tails()}")
             time.sleep(0.1)
 
-    def _run(self, supervisor: Supervisor, *chores: flower.KeepCollecting) -> None:
+    def _run(self, supervisor: Supervisor, *chores: KeepCollecting) -> None:
         thread = threading.Thread(target=supervisor.run, args=(None, chores))
         thread.start()
         self.threads.append(thread)
@@ -203,3 +204,19 @@ def test_the_killed_supernode_comes_back_and_all_is_there_once(federation: Feder
     """Its memory is all that it had: it is asked again for what it had not sent."""
     federation.await_all()
     assert federation.fog_supervisors["north"].starts()["supernode-north"] >= 2
+
+
+def test_a_fog_whose_key_is_taken_away_is_let_in_no_more(federation: Federation) -> None:
+    """Its node is taken out at the SuperLink, so that nothing more of it is collected; the other fog's is."""
+    key = federation.cloud.fogs / "north.pub"
+    taken = key.read_bytes()
+    key.unlink()
+    federation.wait("north is taken out", lambda: not key.with_suffix(".registered").exists())
+    heard = len(federation.fogs["north"].acknowledged)
+    federation.close_cohorts(1)
+    federation.await_fog("south")
+    key.write_bytes(taken)  # the same key again does not bring it back
+    federation.close_cohorts(1)
+    federation.await_fog("south")
+    assert len(federation.fogs["north"].acknowledged) == heard
+    assert not key.with_suffix(".registered").exists()

@@ -31,6 +31,7 @@ from evergrove.core.sums import NoisedSum
 from evergrove.rules import params
 from evergrove.rules.privacy.words import plan_of
 from evergrove.runtime import flower
+from evergrove.runtime.collecting import KeepCollecting
 from evergrove.runtime.supervisor import Supervisor, free_port
 
 pytestmark = pytest.mark.grove
@@ -82,7 +83,7 @@ def cloud(tmp_path: Path) -> Iterator[flower.Cloud]:
     """A SuperLink, its door, and a run of our app."""
     place = flower.Cloud(tmp_path / "cloud", free_port())
     supervisor = Supervisor(flower.cloud_programs(place, Files(), datetime.datetime.now(datetime.UTC)), place.logs)
-    thread = threading.Thread(target=supervisor.run, args=(None, (flower.KeepCollecting(place, RUN),)))
+    thread = threading.Thread(target=supervisor.run, args=(None, (KeepCollecting(place, RUN),)))
     thread.start()
     yield place
     supervisor.stop()

@@ -31,7 +31,7 @@ def cloud(
     """Collect the noised sums of all fogs and make releases of them, until SIGTERM or Ctrl+C.
 
     Starts, watches and ends a SuperLink, its SuperExec, a run of our app, and the cloud's driver. Put each fog's public
-    key into FOLDER/flower/fogs/NAME.pub, now or later. What passes the fleet's gate waits in FOLDER/candidates for
+    key into FOLDER/flower/fogs/NAME.pub, now or later; take the file away to let it in no more. What passes the fleet's gate waits in FOLDER/candidates for
     `evergrove rollout sign`. Settings stand in FOLDER/cloud.toml, held-back pictures of what the fleet is to learn in
     FOLDER/fleet-golden.npz.
 
@@ -44,6 +44,7 @@ def cloud(
     from evergrove.adapters.tuf_repository import Repository
     from evergrove.runtime import flower, supervisor
     from evergrove.runtime.cloud_folder import CloudFolder
+    from evergrove.runtime.collecting import KeepCollecting
 
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s", level=logging.WARNING)
     folder = folder.expanduser().absolute()
@@ -65,7 +66,7 @@ def cloud(
         "logs": str(place.logs),
         "pid": os.getpid(),
     }
-    keeper.run(lambda: announce(facts, as_json), (flower.KeepCollecting(place),))
+    keeper.run(lambda: announce(facts, as_json), (KeepCollecting(place),))
 
 
 def driver(folder: Path) -> "Program":

@@ -6,31 +6,21 @@ A cloud: ``flower-superlink`` with process isolation, a ``flower-superexec`` bes
 
 import datetime
 import json
-import logging
 import os
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 import evergrove
 from evergrove.adapters.files import Files
-from evergrove.adapters.flower import checkpoint, identity
+from evergrove.adapters.flower import identity
 from evergrove.core.errors import MissingDependency, UsageError
-from evergrove.core.release import sha256_hex
-from evergrove.runtime.supervisor import Program, answers, end_group, free_port, open_log, spawn
+from evergrove.runtime.supervisor import Program, answers, free_port
 
 LOOPBACK = "127.0.0.1"
 CONNECTION = "evergrove"
-RUN_GRACE_S = 20.0
-"""How long a run that was started may take to hold the lock."""
-RETRY_S, RETRY_S_MAX = 2.0, 60.0
-CALL_S_MAX = 60.0
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,8 +29,8 @@ class Cloud:
 
     The SuperLink itself listens on the loopback address only, at ``superlink_port``.
 
-    ``fogs`` holds one public key file ``NAME.pub`` for each fog that may connect; files may be added at any time. Those
-    fogs may read ``releases``, the cloud's repository, through the same door.
+    ``fogs`` holds one public key file ``NAME.pub`` for each fog that may connect; files may be added and taken away at
+    any time. Those fogs may read ``releases``, the cloud's repository, through the same door.
     """
 
     folder: Path
@@ -68,6 +58,11 @@ class Cloud:
     def state(self) -> Path:
         """Where the ServerApp keeps checkpoint, lock and inbox."""
         return self.folder / "collected"
+
+    @property
+    def removed(self) -> Path:
+        """Hashes of the keys that were taken away, one a line: Flower lets none of them in again."""
+        return self.folder / "removed-fogs"
 
     @property
     def logs(self) -> Path:
@@ -167,90 +162,6 @@ def public_key(folder: Path, files: Files) -> Path:
 def private_key(folder: Path, files: Files) -> Path:
     """Its other half, which stays with the fog."""
     return identity.fog_key(folder, files)[0]
-
-
-class KeepCollecting:
-    """Registers fogs as their keys appear, and keeps one run of our app alive, by Flower's own command line.
-
-    Whether a run lives is told by the lock that its ServerApp holds, which dies with it; asking Flower would take a
-    process each time, and it believes in a dead run for a minute.
-    """
-
-    def __init__(self, cloud: Cloud, run_config: Mapping[str, str | int | float] | None = None) -> None:
-        self._cloud = cloud
-        self._config = {"state": str(cloud.state), **(run_config or {})}
-        self._call: subprocess.Popen[bytes] | None = None
-        self._key: Path | None = None
-        self._call_ends_s = self._next_s = 0.0
-        self._failures = 0
-        self.n_runs = 0
-
-    def tick(self, now_s: float) -> None:
-        """Follows the call under way, or starts the next one that is due."""
-        if self._call is not None:
-            self._follow(now_s)
-        elif now_s >= self._next_s:
-            key = next(iter(self._unregistered()), None)
-            if key is not None:
-                self._begin(("supernode", "register", str(key), CONNECTION, "--name", key.stem), now_s, key)
-            elif not self._collecting():
-                words = " ".join(f"{name}={json.dumps(value)}" for name, value in self._config.items())
-                self._begin(("run", str(app_folder()), CONNECTION, "--run-config", words), now_s, None)
-
-    def end(self) -> None:
-        """Ends a call that is under way."""
-        if self._call is not None:
-            end_group(self._call.pid, signal.SIGKILL)
-            self._call.wait()
-
-    def _begin(self, words: Sequence[str], now_s: float, key: Path | None) -> None:
-        with open_log(self._cloud.logs / "flwr.log") as log:
-            self._call = spawn((*program("flwr"), *words), flower_environment(self._cloud.folder / "home"), log)
-        self._key, self._call_ends_s = key, now_s + CALL_S_MAX
-
-    def _follow(self, now_s: float) -> None:
-        assert self._call is not None
-        code = self._call.poll()
-        if code is None:
-            if now_s > self._call_ends_s:
-                end_group(self._call.pid, signal.SIGKILL)
-            return
-        self._call = None
-        if self._key is not None and (code == 0 or self._known(self._key)):
-            self._mark(self._key).write_text(sha256_hex(self._key.read_bytes()))
-            code = 0
-        elif code == 0:
-            self.n_runs += 1
-            self._next_s = now_s + RUN_GRACE_S
-        if code == 0:
-            self._failures = 0
-            return
-        self._failures += 1
-        wait_s = min(RETRY_S * 2 ** (self._failures - 1), RETRY_S_MAX)
-        _log.warning("flwr ended with %d; once more in %.0f s; see %s", code, wait_s, self._cloud.logs / "flwr.log")
-        self._next_s = now_s + wait_s
-
-    def _unregistered(self) -> list[Path]:
-        return [
-            key
-            for key in sorted(self._cloud.fogs.glob("*.pub"))
-            if not self._mark(key).exists() or self._mark(key).read_text() != sha256_hex(key.read_bytes())
-        ]
-
-    def _mark(self, key: Path) -> Path:
-        return key.with_suffix(".registered")
-
-    def _known(self, key: Path) -> bool:
-        """Whether the call failed because the SuperLink has this key already: a crash before the mark was written."""
-        tail = (self._cloud.logs / "flwr.log").read_bytes()[-4096:]
-        return b"already in use" in tail.rpartition(b"register")[2] or b"already in use" in tail
-
-    def _collecting(self) -> bool:
-        handle = checkpoint.lock(self._cloud.state)
-        if handle is None:
-            return True
-        os.close(handle)
-        return False
 
 
 def app_folder() -> Path:
