@@ -24,7 +24,7 @@ from fog_door import MemoryFog
 from evergrove.adapters.files import Files
 from evergrove.adapters.flower.inbox import NAME, Inbox
 from evergrove.core.sums import NoisedSum, noised_sum
-from evergrove.runtime import flower
+from evergrove.runtime import collecting, flower
 from evergrove.runtime.collecting import KeepCollecting
 from evergrove.runtime.supervisor import Supervisor, free_port
 
@@ -206,8 +206,11 @@ def test_the_killed_supernode_comes_back_and_all_is_there_once(federation: Feder
     assert federation.fog_supervisors["north"].starts()["supernode-north"] >= 2
 
 
-def test_a_fog_whose_key_is_taken_away_is_let_in_no_more(federation: Federation) -> None:
+def test_a_fog_whose_key_is_taken_away_is_let_in_no_more(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its node is taken out at the SuperLink, so that nothing more of it is collected; the other fog's is."""
+    monkeypatch.setattr(collecting, "GONE_S", 0.5)
     key = federation.cloud.fogs / "north.pub"
     taken = key.read_bytes()
     key.unlink()

@@ -19,8 +19,8 @@ RUN_GRACE_S = 20.0
 """How long a run that was started may take to hold the lock."""
 RETRY_S, RETRY_S_MAX = 2.0, 60.0
 CALL_S_MAX = 60.0
-GONE_S = 5.0
-"""How long a fog's key must be gone before its node is."""
+GONE_S = 30.0
+"""How long a fog's key must be gone before its node is: longer than a folder is away while it is synchronised."""
 _NODE = re.compile(r"SuperNode (\d+) registered")
 _log = logging.getLogger(__name__)
 
