@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from evergrove.adapters.images import encode_png
 from evergrove.adapters.keys import FileKey
@@ -30,7 +31,7 @@ class Until(Unpaced):
 
 
 def test_a_job_goes_on_from_its_checkpoint_though_the_buffer_has_changed(tmp_path: Path) -> None:
-    """One more picture kept, one of the job's own evicted, a new word learnt: each made the next start fail."""
+    """One more picture kept, one evicted, a new word learnt, another way to learn: each made the next start fail."""
     root = tmp_path / "device"
     identity = make_device(root, "tiny", "")
     release = read_release(root, read_identity(root))
@@ -57,7 +58,7 @@ def test_a_job_goes_on_from_its_checkpoint_though_the_buffer_has_changed(tmp_pat
     keep(6)
     keeper.evict(fresh[:1])
     vault.save_names(vocabulary.extend({factor: "stranger still"}))
-    rest = Until(100)
-    trained = tasks.train(job, folder, rest, lambda *_: None)
+    rest, entered = Until(100), replace(job, learn=replace(learn, strategy="shared", rate=0.01))
+    trained = tasks.train(entered, folder, rest, lambda *_: None)
     assert trained.steps == 6
     assert 100 - rest.left < 6

@@ -20,6 +20,7 @@ from evergrove.adapters.release import Release, open_release
 from evergrove.adapters.vault import Record, Vault
 from evergrove.adapters.versions import Versions
 from evergrove.core.conditions import Code, Factor, Vocabulary, group
+from evergrove.core.config import Learn
 from evergrove.core.errors import InvalidArtefact, UsageError
 from evergrove.core.jobs import Job, Measure, Measured, Train, Trained
 from evergrove.core.release import sha256_hex
@@ -56,16 +57,19 @@ class Bench:
 BEGUN = "begun.json"
 
 
-class Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a training job was made of at its first start: records, and the numbers of values of the vocabulary.
+class Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a training job was made of at its first start: records, the numbers of values of the vocabulary, and how it
+    learns (None: a job that began before this was kept).
 
-    An app goes on observing while a job runs, is killed or waits parked. What came later is not the job's, and the
-    checkpoint of a job that would take it in, or that lost a record to the reservoir, could not be gone on with.
+    An app goes on observing while a job runs, is killed or waits parked, and its settings may change, as when it enters
+    a fleet. What came later is not the job's, and the checkpoint of a job that would take it in, or that lost a record
+    to the reservoir, could not be gone on with.
     """
 
     fresh: tuple[str, ...]
     known: tuple[str, ...]
     sizes: Code
+    learn: Learn | None = None
 
     @property
     def name(self) -> str:
@@ -95,7 +99,7 @@ def train(job: Train, folder: Path, pace: Pace, tell: Tell) -> Trained:
     learnt = _samples([r for r in records if r.id in known], bench)
     # 2. The task, from what serves now, and with what a fog has given for it.
     lesson = assembly.Lesson(new, learnt, _adapter(bench, job.parent), vocabulary, job.seed, begun.name)
-    task = assembly.task_of(bench.parts, lesson, job.learn, _assist(bench.parts, job), job.rehearse)
+    task = assembly.task_of(bench.parts, lesson, begun.learn or job.learn, _assist(bench.parts, job), job.rehearse)
     # 3. Train; pausing means that the agent has gone, and the next attempt goes on from here.
     hooks = Hooks(
         micro_batch=pace.micro_batch,
@@ -189,7 +193,7 @@ def _begun(job: Train, folder: Path, bench: Bench) -> Begun:
         begun = None
     if begun is None or begun.fresh != job.fresh:
         known = (entry.id for entry in bench.vault.entries if entry.split == "train" and entry.id not in job.fresh)
-        begun = Begun(job.fresh, tuple(known), bench.vocabulary.sizes)
+        begun = Begun(job.fresh, tuple(known), bench.vocabulary.sizes, job.learn)
         Files().make_folder(folder)
         Files().write(path, msgspec.json.encode(begun))
     return begun
