@@ -3,8 +3,8 @@
     python benchmarks/forgetting.py --out runs/forgetting --data ../shared/data --workers 13 --limit-s 400
 
 Lines go to ``OUT/lines.jsonl`` as they come (trials too), what stands there is not run again, and with a limit nothing
-is begun that would not end in time. Whoever was tuned here runs with the best of its trials, which is printed; the same
-numbers then stand in ``learn/rivals``. Jobs are in the order of their worth: the
+is begun that would not end in time. Everyone runs with the best of its trials, which is printed; the same numbers then
+stand in ``learn/rivals``. Jobs are in the order of their worth: the
 claims first (S2, S3, S4 against the rivals that count), then the retention curve, then the rest of the rivals.
 """
 
@@ -23,9 +23,8 @@ from evergrove.bench.forgetting.crowd import Job, race_all
 from evergrove.bench.forgetting.lines import Line
 from evergrove.bench.forgetting.plan import FORMS, Places
 from evergrove.bench.forgetting.tables import average
-from evergrove.learn.rivals import ABLATIONS, RIVALS, Rival
+from evergrove.learn.rivals import ABLATIONS, RIVALS, Rival, rival_named
 
-TUNED = ("isolated-b", "replay+teacher", "replay", "rank1+gd")
 TUNING_SEEDS = range(tuning.FIRST_SEED, tuning.FIRST_SEED + 3)
 CORE = ("evergrove", "joint", "replay", "rank1+gd", "isolated", "naive")
 WORLDS = (("S3", "world"), ("S1", "world"), ("S3", "judge"), ("S2", "judge"), ("S1", "judge"), ("T1", "judge"))
@@ -83,9 +82,9 @@ def make(what: tuple[str, str], places: Places) -> tuple[str, float]:
 
 
 def trial_jobs() -> list[Job]:
-    """Every trial of those that are tuned here."""
+    """Every trial of everyone."""
     grid = tuning.trials()
-    rivals = [replace(RIVALS[n], name=f"{n}#{i}", strategy=s) for n in TUNED for i, s in enumerate(grid[n])]
+    rivals = [replace(rival_named(n), name=f"{n}#{i}", strategy=s) for n in grid for i, s in enumerate(grid[n])]
     return [Job(FORMS["T1"], rival, seed) for seed in TUNING_SEEDS for rival in rivals]
 
 
@@ -93,7 +92,7 @@ def choose(places: Places) -> dict[str, int]:
     """The best trial of each by mean FID over the tuning seeds; who has no full set of lines stays as it is."""
     found, grid = lines.read(places.results), tuning.trials()
     chosen: dict[str, int] = {}
-    for name in TUNED:
+    for name in grid:
         means = []
         for i in range(len(grid[name])):
             mine = [found.get(("T1", f"{name}#{i}", seed)) for seed in TUNING_SEEDS]
@@ -110,7 +109,7 @@ def tuned(chosen: dict[str, int]) -> dict[str, Rival]:
     for name, at in chosen.items():
         known[name] = replace(known[name], strategy=grid[name][at])
     known["evergrove"] = replace(
-        known["evergrove"], strategy=known["replay+teacher"].strategy, alone=known["isolated-b"]
+        known["evergrove"], strategy=known["replay+teacher"].strategy, alone=known["branches-fast"]
     )
     return known
 

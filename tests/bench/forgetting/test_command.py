@@ -10,7 +10,8 @@ from evergrove.bench.forgetting.command import Wanted
 from evergrove.bench.forgetting.plan import FORMS, Form
 from evergrove.bench.forgetting.streams import Classes, Sizes
 from evergrove.core.errors import UsageError
-from evergrove.learn.rivals import RIVALS
+from evergrove.learn.rivals import RIVALS, rival_named
+from evergrove.learn.strategies import Strategy
 
 from .conftest import BUDGET, TINY, silent
 
@@ -48,16 +49,20 @@ def test_what_there_is_not_is_refused(tmp_path: Path) -> None:
 
 
 def test_everyone_is_tuned_by_the_same_number_of_trials(small: Form, tmp_path: Path) -> None:
-    """Four different ones each, on seeds and classes of no test; the best is the one with the least FID."""
+    """Different ones, on seeds and classes of no test; the best is the one with the least FID, and the one raced."""
     grid = tuning.trials()
-    assert set(grid) == set(RIVALS) - {"recombined", "evergrove"}
-    twice = ("replay", "rank1+gd")
-    assert all(len(some) == tuning.N_TRIALS * (1 + (name in twice)) for name, some in grid.items())
-    assert all(len({str((s.lr, s.weights, s.shares)) for s in some}) == len(some) for some in grid.values())
+    assert set(grid) == {"branches-fast", *RIVALS} - {"recombined", "evergrove"}
+    assert {len(some) for some in grid.values()} == {tuning.N_TRIALS}
+    assert all(_words(rival_named(name).strategy) in map(_words, some) for name, some in grid.items())
+    assert all(len(set(map(_words, some))) == len(some) for some in grid.values())
     found = command.tuned(replace(wanted(tmp_path, strategies="naive"), n_seeds=1), silent)
-    assert [trial.n for trial in found] == [0, 1, 2, 3]
+    assert [trial.n for trial in found] == list(range(tuning.N_TRIALS))
     assert [trial.best for trial in found] == [trial.fid == min(t.fid for t in found) for trial in found]
-    assert (tmp_path / "tuning.jsonl").read_text().count('"seed":1000') == 4
+    assert (tmp_path / "tuning.jsonl").read_text().count('"seed":1000') == tuning.N_TRIALS
+
+
+def _words(strategy: Strategy) -> str:
+    return str((strategy.lr, strategy.weights, strategy.shares))
 
 
 def test_the_cost_of_a_job_is_its_preparation_and_its_steps() -> None:

@@ -6,6 +6,7 @@ A trial is a strategy with other weights. The one with the least average FID ove
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,10 +15,11 @@ from evergrove.bench.forgetting import plan
 from evergrove.bench.forgetting.plan import Form, Places, Report
 from evergrove.bench.forgetting.tables import average
 from evergrove.learn.objective import Weights
-from evergrove.learn.rivals import RIVALS, Rival
+from evergrove.learn.rivals import Rival, rival_named
 from evergrove.learn.strategies import Shares, Strategy
 
-N_TRIALS = 4
+N_TRIALS = 8
+"""The first four are about the one thing that decides most for a strategy, the next four about the best of those."""
 FIRST_SEED = 1000
 """Seeds of tuning: none of a test."""
 
@@ -32,50 +34,92 @@ class Trial(msgspec.Struct, frozen=True):
     best: bool
 
 
-def trials() -> Mapping[str, tuple[Strategy, ...]]:
-    """For each strategy ``N_TRIALS`` sets of weights, about the one thing that decides most for it; twice as many for
-    ``replay`` and ``rank1+gd``, since ours is put together of two that were tuned (``isolated-b``, ``replay+teacher``).
+class Mix(NamedTuple):
+    """A trial: the rate, the shares of replay and teacher in a batch, and the weights λd and λe."""
 
-    ``recombined`` has none, it takes the shared form's.
-    """
-    of = {name: rival.strategy for name, rival in RIVALS.items()}
-    found: dict[str, tuple[Strategy, ...]] = {}
-    for name in ("naive", "joint", "isolated"):
-        found[name] = tuple(replace(of[name], lr=lr) for lr in (2.5e-3, 5e-3, 1e-2, 2e-2))
-    found["isolated-b"] = tuple(replace(of["isolated-b"], lr=lr) for lr in (1e-2, 2e-2, 3e-2, 4e-2))
-    found["full"] = tuple(replace(of["full"], lr=lr) for lr in (2e-4, 5e-4, 1e-3, 2e-3))
-    found["replay"] = (
-        *(replace(of["replay"], shares=Shares(replay=s), lr=2e-2) for s in (0.25, 0.5, 0.625, 0.75)),
-        *(replace(of["replay"], shares=Shares(replay=s), lr=lr) for s in (0.625, 0.75) for lr in (1.5e-2, 3e-2)),
-    )
-    for name in ("dgr", "gd"):
-        mixes = ((0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (0.5, 3.0))
-        found[name] = tuple(replace(of[name], shares=Shares(teacher=s), weights=Weights(teacher=w)) for s, w in mixes)
-    for name in ("ewc-diagonal", "ewc-rank1", "ewc-lora"):
-        found[name] = tuple(replace(of[name], weights=Weights(ewc=w)) for w in (1.0, 30.0, 1e3, 3e4))
-    gd_mixes = ((0.5, 1.0, 30.0), (0.5, 1.0, 1e3), (0.75, 1.0, 30.0), (0.5, 3.0, 30.0))
-    more_gd = ((0.625, 1.0, 1e3), (0.75, 1.0, 1e3), (0.625, 3.0, 1e3), (0.625, 1.0, 1e4))
-    found["rank1+gd"] = tuple(
-        replace(of["rank1+gd"], shares=Shares(teacher=s), weights=Weights(teacher=t, ewc=w))
-        for s, t, w in (*gd_mixes, *more_gd)
-    )
-    found["o-lora"] = tuple(replace(of["o-lora"], weights=Weights(ewc=w)) for w in (0.05, 0.5, 5.0, 50.0))
-    ours = ((0.25, 0.25, 1.0, 5.0), (0.5, 0.25, 1.0, 5.0), (0.5, 0.25, 1.0, 0.5), (0.375, 0.375, 3.0, 0.5))
-    for name, held in (("shared", 1.0), ("lora", 0.0)):
-        found[name] = tuple(
-            replace(of[name], shares=Shares(r, t), weights=Weights(replay=1.0, teacher=w, ewc=held * e))
-            for r, t, w, e in (ours if held else (*ours[:2], (0.5, 0.25, 3.0, 0.0), ours[3]))
-        )
-    mixes = ((0.5, 0.25), (0.375, 0.375), (0.5, 0.125), (0.625, 0.125))
-    found["replay+teacher"] = tuple(replace(of["replay+teacher"], shares=Shares(r, t)) for r, t in mixes)
-    return found
+    lr: float
+    replay: float = 0.0
+    teacher: float = 0.0
+    distil: float = 0.0
+    ewc: float = 0.0
+
+
+_RATES = tuple(map(Mix, (2.5e-3, 5e-3, 1e-2, 2e-2, 1.5e-2, 3e-2, 4e-2, 6e-2)))
+_HIGH_RATES = tuple(map(Mix, (1e-2, 2e-2, 3e-2, 4e-2, 5e-2, 6e-2, 8e-2, 1e-1)))
+GRID: Mapping[str, tuple[Mix, ...]] = {
+    "naive": _RATES,
+    "joint": _RATES,
+    "isolated": _RATES,
+    "isolated-b": _HIGH_RATES,
+    "branches-fast": tuple(Mix(mix.lr, 0.25) for mix in _HIGH_RATES),
+    "full": tuple(map(Mix, (2e-4, 5e-4, 1e-3, 2e-3, 2e-5, 5e-5, 1e-4, 3e-4))),
+    "replay": (
+        *(Mix(2e-2, share) for share in (0.25, 0.5, 0.625, 0.75)),
+        *(Mix(lr, share) for share in (0.625, 0.75) for lr in (1.5e-2, 3e-2)),
+    ),
+    "dgr": (
+        *(Mix(2e-2, 0.0, share, weight) for share, weight in ((0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (0.5, 3.0))),
+        *(Mix(lr, 0.0, share, 1.0) for lr, share in ((1e-2, 0.75), (3e-2, 0.75), (2e-2, 0.625), (2e-2, 0.875))),
+    ),
+    "gd": (
+        *(Mix(2e-2, 0.0, share, weight) for share, weight in ((0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (0.5, 3.0))),
+        *(Mix(lr, 0.0, share, 1.0) for lr, share in ((1e-2, 0.5), (3e-2, 0.5), (2e-2, 0.375), (2e-2, 0.625))),
+    ),
+    "ewc-diagonal": (
+        *(Mix(2e-2, ewc=weight) for weight in (1.0, 30.0, 1e3, 3e4)),
+        *(Mix(lr, ewc=weight) for lr, weight in ((2e-2, 0.03), (2e-2, 0.3), (1e-2, 1.0), (3e-2, 1.0))),
+    ),
+    "ewc-rank1": (
+        *(Mix(2e-2, ewc=weight) for weight in (1.0, 30.0, 1e3, 3e4)),
+        *(Mix(lr, ewc=weight) for lr, weight in ((2e-2, 5.0), (2e-2, 150.0), (1e-2, 30.0), (3e-2, 30.0))),
+    ),
+    "rank1+gd": (
+        *(Mix(2e-2, 0.0, *mix) for mix in ((0.5, 1.0, 30.0), (0.5, 1.0, 1e3), (0.75, 1.0, 30.0), (0.5, 3.0, 30.0))),
+        *(Mix(2e-2, 0.0, *mix) for mix in ((0.625, 1.0, 1e3), (0.75, 1.0, 1e3), (0.625, 3.0, 1e3), (0.625, 1.0, 1e4))),
+    ),
+    "ewc-lora": (
+        *(Mix(1e-2, ewc=weight) for weight in (1.0, 30.0, 1e3, 3e4)),
+        *(Mix(lr, ewc=weight) for lr, weight in ((1e-2, 5.0), (1e-2, 150.0), (5e-3, 30.0), (2e-2, 30.0))),
+    ),
+    "o-lora": (
+        *(Mix(1e-2, ewc=weight) for weight in (0.05, 0.5, 5.0, 50.0)),
+        *(Mix(lr, ewc=weight) for lr, weight in ((1e-2, 0.15), (1e-2, 1.5), (5e-3, 0.5), (2e-2, 0.5))),
+    ),
+    "lora": (
+        *(Mix(1e-2, *mix) for mix in ((0.25, 0.25, 1.0), (0.5, 0.25, 1.0), (0.5, 0.25, 3.0), (0.375, 0.375, 3.0))),
+        *(Mix(lr, *mix, 1.0) for lr, mix in ((5e-3, (0.25, 0.25)), (2e-2, (0.25, 0.25)), (1e-2, (0.25, 0.125)))),
+        Mix(2e-2, 0.5, 0.125, 1.0),
+    ),
+    "shared": (
+        *(Mix(2e-2, *mix, 5.0) for mix in ((0.25, 0.25, 1.0), (0.5, 0.25, 1.0))),
+        *(Mix(2e-2, *mix, 0.5) for mix in ((0.5, 0.25, 1.0), (0.375, 0.375, 3.0))),
+        *(Mix(lr, 0.25, 0.25, 1.0, ewc) for lr, ewc in ((1e-2, 5.0), (3e-2, 5.0), (2e-2, 0.5))),
+        Mix(2e-2, 0.5, 0.125, 1.0, 0.5),
+    ),
+    "replay+teacher": (
+        *(Mix(2e-2, *mix, 1.0) for mix in ((0.5, 0.25), (0.375, 0.375), (0.5, 0.125), (0.625, 0.125))),
+        *(Mix(lr, 0.5, 0.125, 1.0) for lr in (1e-2, 1.5e-2, 3e-2)),
+        Mix(2e-2, 0.375, 0.125, 1.0),
+    ),
+}
+"""``N_TRIALS`` of each; ours is ``branches-fast`` where conditions stand alone and ``replay+teacher`` elsewhere."""
+
+
+def trials() -> Mapping[str, tuple[Strategy, ...]]:
+    """The strategies of the grid's trials. Ours has none, its parts have; ``recombined`` takes the shared form's."""
+    return {name: tuple(_strategy(rival_named(name).strategy, mix) for mix in mixes) for name, mixes in GRID.items()}
+
+
+def _strategy(of: Strategy, mix: Mix) -> Strategy:
+    weights = Weights(replay=1.0, teacher=mix.distil, ewc=mix.ewc)
+    return replace(of, lr=mix.lr, shares=Shares(mix.replay, mix.teacher), weights=weights)
 
 
 def tune(form: Form, names: Sequence[str], n_seeds: int, places: Places, report: Report) -> list[Trial]:
     """Runs every trial of the named strategies; trials that were run before are read back."""
     seeds = range(FIRST_SEED, FIRST_SEED + n_seeds)
     grid = trials()
-    rivals = [_trial(RIVALS[name], n, s) for name in names for n, s in enumerate(grid[name])]
+    rivals = [_trial(rival_named(name), n, s) for name in names for n, s in enumerate(grid[name])]
     lines = plan.run(form, rivals, seeds, places, report)
     found = []
     for name in names:

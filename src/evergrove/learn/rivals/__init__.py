@@ -1,8 +1,8 @@
 """The published rivals, each with its paper, and ours beside them: what ``evergrove bench forgetting`` races.
 
 Each is the adapter recipe of DESIGN §4 with one thing done as its paper does it, so that what differs is the method:
-base, pictures, steps and bytes are the same for all. Their weights were tuned on a stream that no test uses, by four
-trials each or eight (docs/adr/0017, docs/adr/0023).
+base, pictures, steps and bytes are the same for all. Rates, shares and weights are the best of eight trials each, on
+a stream that no test uses (``bench/forgetting/tuning``, docs/adr/0023).
 """
 
 from collections.abc import Mapping
@@ -32,10 +32,6 @@ from evergrove.learn.strategies import (
 
 __all__ = ["ABLATIONS", "RIVALS", "Carried", "Rival", "rival_named"]
 
-FROZEN_LR, TRAINED_LR = 2e-2, 1e-2
-"""Rates of adapters whose A is frozen, and trained too: the best of four for the naive, the joint and the isolated one
-on the tuning stream, at a third of a device's steps; the same for every strategy of the kind but ``replay`` and
-``isolated-b``, whose rates were among their trials."""
 GENERATED = 4 * generative.N_PICTURES
 DISTILLED = (2 + 2) * generative.N_PICTURES
 FISHER = 3 * sequence.N_FISHER
@@ -66,39 +62,43 @@ DGR = Strategy(
     init_adapter,
     generative.remember_drawn,
     generative.draw_replayed,
-    lr=FROZEN_LR,
+    lr=2e-2,
     weights=Weights(teacher=1.0),
-    shares=Shares(teacher=0.75),
+    shares=Shares(teacher=0.5),
 )
 GD = replace(
     DGR,
     name="gd",
     remember=generative.remember_distilled,
     draw=generative.draw_distilled,
-    shares=Shares(teacher=0.5),
+    shares=Shares(teacher=0.375),
 )
-EWC_DIAGONAL = Strategy(
-    "ewc-diagonal", init_adapter, remember_fisher, draw_rows, lr=FROZEN_LR, weights=Weights(ewc=1.0)
+EWC_DIAGONAL = Strategy("ewc-diagonal", init_adapter, remember_fisher, draw_rows, lr=3e-2, weights=Weights(ewc=1.0))
+EWC_RANK1 = replace(EWC_DIAGONAL, name="ewc-rank1", lr=2e-2, hold=elastic.rank_one_loss, weights=Weights(ewc=1e3))
+RANK1_GD = replace(
+    GD, name="rank1+gd", hold=elastic.rank_one_loss, weights=Weights(teacher=1.0, ewc=30.0), shares=Shares(teacher=0.5)
 )
-EWC_RANK1 = replace(EWC_DIAGONAL, name="ewc-rank1", hold=elastic.rank_one_loss, weights=Weights(ewc=30.0))
-RANK1_GD = replace(GD, name="rank1+gd", hold=elastic.rank_one_loss, weights=Weights(teacher=1.0, ewc=30.0))
 EWC_LORA = Strategy(
-    "ewc-lora", TRAINED, remember_delta, draw_rows, lr=TRAINED_LR, weights=Weights(ewc=30.0), hold=elastic.delta_loss
+    "ewc-lora", TRAINED, remember_delta, draw_rows, lr=2e-2, weights=Weights(ewc=30.0), hold=elastic.delta_loss
 )
 O_LORA = Strategy(
     "o-lora",
     TRAINED,
     remember_directions,
     draw_rows,
-    lr=TRAINED_LR,
+    lr=2e-2,
     weights=Weights(ewc=0.5),
     hold=elastic.orthogonal_loss,
 )
-ISOLATED = replace(NAIVE, name="isolated", init=TRAINED, lr=TRAINED_LR)
-JOINT = replace(NAIVE, name="joint", lr=FROZEN_LR)
-OURS = replace(EVERGROVE, lr=FROZEN_LR)
+ISOLATED = replace(NAIVE, name="isolated", init=TRAINED, lr=3e-2)
+JOINT = replace(NAIVE, name="joint", lr=3e-2)
+OURS = replace(EVERGROVE, lr=3e-2)
 REHEARSED = replace(
-    OURS, name="replay+teacher", shares=Shares(replay=0.5, teacher=0.125), weights=replace(OURS.weights, ewc=0.0)
+    EVERGROVE,
+    name="replay+teacher",
+    lr=2e-2,
+    shares=Shares(replay=0.5, teacher=0.125),
+    weights=replace(EVERGROVE.weights, ewc=0.0),
 )
 
 
@@ -117,14 +117,15 @@ def _shared(name: str, paper: str, strategy: Strategy, prepare_rows: int = 0, ob
 
 
 _OWN = replace(
-    _shared("isolated-b", "one B a task on the release's frozen A", replace(NAIVE, lr=4e-2)),
+    _shared("isolated-b", "one B a task on the release's frozen A", replace(NAIVE, lr=8e-2)),
     begin=sequence.begin_parts,
     after=sequence.after_isolated,
     network=sequence.network_of_task,
 )
+_BRANCHES = _shared("branches-fast", "a B for each condition, at a rate for few steps", replace(BRANCHES, lr=1e-1))
 _ALL = (
-    _shared("naive", "the adapter alone", replace(NAIVE, lr=FROZEN_LR)),
-    replace(_shared("full", "full fine-tuning", replace(FULL, lr=2e-4)), after=sequence.after_full),
+    _shared("naive", "the adapter alone", replace(NAIVE, lr=1.5e-2)),
+    replace(_shared("full", "full fine-tuning", replace(FULL, lr=3e-4)), after=sequence.after_full),
     _shared(
         "replay",
         "experience replay (Chaudhry et al. 2019, arXiv 1902.10486), byte-matched",
@@ -163,12 +164,18 @@ _ALL = (
         network=sequence.network_of_task,
     ),
     replace(
-        _shared("lora", "the shared form with A trained too", replace(LORA, lr=TRAINED_LR), GENERATED, True),
+        _shared(
+            "lora",
+            "the shared form with A trained too",
+            replace(LORA, lr=2e-2, shares=Shares(replay=0.5, teacher=0.125)),
+            GENERATED,
+            True,
+        ),
         begin=sequence.begin_trained,
     ),
     replace(
-        _shared("evergrove", "ours: a B of its own for what stands alone, else the next", REHEARSED, GENERATED, True),
-        alone=_OWN,
+        _shared("evergrove", "ours: a B for each that stands alone, else the next", REHEARSED, GENERATED, True),
+        alone=_BRANCHES,
     ),
     _shared("replay+teacher", "one B, old observations and a teacher", REHEARSED, GENERATED, True),
     _shared("shared", "one B, with the Fisher's term too: ours as it was at first", OURS, GENERATED + FISHER, True),
@@ -246,7 +253,17 @@ _ABLATIONS = (
         "with a fast B that learns, and a slow one that goes half the way (Lookahead, arXiv 1907.08610)",
         after=partial(sequence.after_slowed, share=0.5),
     ),
+    _BRANCHES,
     _shared("branches", "a B for each condition, by the recipe of a device whose base knows one factor", BRANCHES),
+    *(
+        replace(
+            RIVALS[name],
+            name=f"{name}-gentle",
+            paper=f"{RIVALS[name].paper}, at a device's rate",
+            strategy=replace(RIVALS[name].strategy, lr=EVERGROVE.lr),
+        )
+        for name in ("replay", "rank1+gd")
+    ),
     replace(
         RIVALS["joint"],
         name="joint-gentle",
@@ -255,8 +272,8 @@ _ABLATIONS = (
     ),
 )
 ABLATIONS: Mapping[str, Rival] = {rival.name: rival for rival in _ABLATIONS}
-"""The shared form less one term each, and at other rates; a device's recipe, changed in one thing each; branches as
-devices learn them. Raced only when they are named."""
+"""The shared form less one term each, and at other rates; a device's recipe, changed in one thing each, and its
+branches, at its rate and at the bench's. Raced only when they are named."""
 
 
 def rival_named(name: str) -> Rival:
