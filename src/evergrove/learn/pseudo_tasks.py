@@ -5,7 +5,7 @@ new value and applied to all its pictures alike, as a new face is to all who mak
 held back for devices to learn: stamps are neither red, pink nor green and never cross, and nothing adds green.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,8 @@ STAMP_COLORS = (
     (250, 250, 250),
     (30, 30, 30),
 )
+STRONG = ("stamp", "flip", "shift")
+KINDS = (*STRONG, "recolour", "warp")
 FIRST_FACTOR_SHARE = 0.75
 """How often the new values belong to the vocabulary's first factor; else to any other one."""
 
@@ -49,7 +51,12 @@ class PseudoTask:
 
 
 def draw_task(
-    images: Images, codes: NDArray[np.int16], vocabulary: Vocabulary, n_new: int, rng: np.random.Generator
+    images: Images,
+    codes: NDArray[np.int16],
+    vocabulary: Vocabulary,
+    n_new: int,
+    rng: np.random.Generator,
+    kinds: Sequence[str] = KINDS,
 ) -> PseudoTask:
     """A task of two new values of one factor with ``n_new`` pictures in all, made from known pictures."""
     f = 0 if rng.random() < FIRST_FACTOR_SHARE else int(rng.integers(len(vocabulary.factors)))
@@ -66,17 +73,17 @@ def draw_task(
         chosen = rng.choice(source, size=max(1, n_new // 2))
         picked = codes[chosen].copy()
         picked[:, f] = len(factor.values) + 1 + i
-        new_images.append(draw_recipe(rng)(images[chosen]))
+        new_images.append(draw_recipe(rng, kinds)(images[chosen]))
         new_codes.append(picked)
     return PseudoTask(wider, np.concatenate(new_images), np.concatenate(new_codes), images, codes)
 
 
-def draw_recipe(rng: np.random.Generator) -> Change:
-    """One to three changes in a row, at least one of which is a stamp, a flip or a shift."""
-    strong = (_stamp, _flip, _shift)
-    any_kind = (*strong, _recolour, _warp)
-    changes = [strong[rng.integers(len(strong))](rng)]
-    changes += [any_kind[rng.integers(len(any_kind))](rng) for _ in range(int(rng.integers(3)))]
+def draw_recipe(rng: np.random.Generator, kinds: Sequence[str] = KINDS) -> Change:
+    """One to three changes in a row, of those ``kinds``; the first is a strong one where there is any."""
+    strong = [kind for kind in kinds if kind in STRONG] or kinds
+    changes = [_MAKERS[strong[int(rng.integers(len(strong)))]](rng)]
+    for _ in range(int(rng.integers(3))):
+        changes.append(_MAKERS[kinds[int(rng.integers(len(kinds)))]](rng))
 
     def recipe(images: Images) -> Images:
         for change in changes:
@@ -219,3 +226,12 @@ def _warp(rng: np.random.Generator) -> Change:
         return out
 
     return change
+
+
+_MAKERS: Mapping[str, Callable[[np.random.Generator], Change]] = {
+    "stamp": _stamp,
+    "flip": _flip,
+    "shift": _shift,
+    "recolour": _recolour,
+    "warp": _warp,
+}
