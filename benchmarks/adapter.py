@@ -148,7 +148,6 @@ ROWS: dict[str, tuple[str, Make]] = {
 }
 MORE: dict[str, tuple[str, Make]] = {
     "A of 10 tasks": ("evergrove", learnt(10)),
-    "A of 80 tasks": ("evergrove", learnt(80)),
     "A of 160 tasks": ("evergrove", learnt(160)),
     "A of 40 stamps": ("evergrove", learnt(40, ("stamp",))),
     "A of 40 without stamps": ("evergrove", learnt(40, ("flip", "shift", "recolour", "warp"))),

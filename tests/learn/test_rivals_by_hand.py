@@ -15,7 +15,7 @@ from evergrove.learn.dit import DiT, DiTConfig
 from evergrove.learn.fisher import Fisher, estimate_fisher
 from evergrove.learn.flow import weight
 from evergrove.learn.objective import Anchor, ewc_loss
-from evergrove.learn.rivals import RIVALS, elastic, sequence
+from evergrove.learn.rivals import RIVALS, elastic, rival_named, sequence
 from evergrove.learn.rivals.sequence import Carried, routed
 from evergrove.learn.strategies import Memory, Recipe, Task
 
@@ -169,13 +169,17 @@ def test_a_b_a_task_gets_its_share_of_the_rank(world: World) -> None:
 
 
 def test_ours_gives_a_b_of_its_own_to_what_combines_with_nothing(world: World) -> None:
-    """With two factors it is the shared B with replay and teacher; with one it is the isolated B, under ours' name."""
+    """With two factors it is the shared B with replay and teacher; with one a branch a class, under ours' name."""
     ours = RIVALS["evergrove"]
     assert routed(ours, world.model) is ours
     assert ours.strategy.shares == RIVALS["replay+teacher"].strategy.shares
     single = DiT(DiTConfig(8, 3, 4, 8, 1, 2), Vocabulary((Factor("sign", ("a", "b")),)))
     alone = routed(ours, single)
-    assert (alone.name, alone.after, alone.keeps_observations) == ("evergrove", sequence.after_isolated, False)
+    assert (alone.name, alone.strategy, alone.keeps_observations) == (
+        "evergrove",
+        rival_named("branches-fast").strategy,
+        False,
+    )
     assert routed(RIVALS["naive"], single) is RIVALS["naive"]
 
 

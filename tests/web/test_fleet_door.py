@@ -1,12 +1,15 @@
 """The door before a SuperLink: a SuperNode's ten calls pass whole, everything else ends there."""
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
+from evergrove.adapters import fog_pass
 from evergrove.adapters.files import Files
 from evergrove.adapters.flower.identity import fog_key
 from evergrove.adapters.fog_pass import FogPass
@@ -15,7 +18,11 @@ from evergrove.web import fleet_door
 seen: list[tuple[str, bytes, dict[str, str]]] = []
 
 
-def through(use: Callable[[httpx.AsyncClient], Awaitable[httpx.Response]], down: bool = False) -> httpx.Response:
+def through(
+    use: Callable[[httpx.AsyncClient], Awaitable[httpx.Response]],
+    down: bool = False,
+    shelf: fleet_door.Shelf | None = None,
+) -> httpx.Response:
     """One request through the door to a SuperLink that notes what it is asked."""
 
     def superlink(request: httpx.Request) -> httpx.Response:
@@ -28,7 +35,7 @@ def through(use: Callable[[httpx.AsyncClient], Awaitable[httpx.Response]], down:
 
     async def run() -> httpx.Response:
         behind = httpx.AsyncClient(base_url="https://127.0.0.1:1", transport=httpx.MockTransport(superlink))
-        before = httpx.ASGITransport(fleet_door.create_app(behind))
+        before = httpx.ASGITransport(fleet_door.create_app(behind, shelf))
         async with behind, httpx.AsyncClient(base_url="https://cloud.example", transport=before) as outside:
             return await use(outside)
 
@@ -74,6 +81,31 @@ def test_only_posts_pass_and_no_more_than_a_bounded_body() -> None:
 def test_a_superlink_that_is_away_is_said_so_that_a_supernode_tries_again() -> None:
     """503 is what Flower retries."""
     assert through(lambda outside: outside.post("/v1/fleet/get-run"), down=True).status_code == 503
+
+
+def test_a_supernode_whose_key_the_cloud_was_not_given_does_not_pass(tmp_path: Path) -> None:
+    """Nor one that names none; with its file it passes, and the file taken away it does not any more."""
+    fogs = tmp_path / "fogs"
+    fogs.mkdir()
+    (fogs / "noise.pub").write_bytes(b"no key")
+    public = fog_key(tmp_path / "north", Files())[1]
+    named = base64.b64encode(
+        load_ssh_public_key(public.read_bytes()).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    ).decode()
+
+    def status(header: str | None) -> int:
+        headers = {} if header is None else {fog_pass.NODE_HEADER: header}
+        shelf = fleet_door.Shelf(tmp_path / "repository", fogs)
+        return through(
+            lambda outside: outside.post("/v1/fleet/pull-messages", headers=headers), shelf=shelf
+        ).status_code
+
+    assert {status(header) for header in (named, None, "", "x", named[:-8])} == {401}
+    assert seen == []
+    (fogs / "under any name.pub").write_bytes(public.read_bytes() + b" and a comment\n")
+    assert status(named) == 412
+    (fogs / "under any name.pub").unlink()
+    assert status(named) == 401
 
 
 def on_the_shelf(folder: Path, path: str, fog: str | None = "north") -> httpx.Response:

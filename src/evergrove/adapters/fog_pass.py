@@ -2,7 +2,7 @@
 
 One header holds the key's fingerprint, the time in whole seconds since 1970, and an ECDSA signature (P-384, SHA-256)
 of method, path and time. Whoever is not among the keys in the cloud's folder gets nothing; a key that is taken out of
-it opens no release any more.
+it opens no release any more. By the same keys a fog's SuperNode is let in, whose calls name theirs (Flower's header).
 """
 
 import base64
@@ -20,7 +20,7 @@ from evergrove.adapters.files import read_bounded
 from evergrove.core.errors import InvalidInput
 from evergrove.core.release import sha256_hex
 
-HEADER = "evergrove-fog"
+HEADER, NODE_HEADER = "evergrove-fog", "flwr-public-key"
 SKEW_S = 300.0
 """How far the clocks of fog and cloud may be apart."""
 KEY_BYTES_MAX, HEADER_CHARS_MAX = 65_536, 512
@@ -72,6 +72,25 @@ def fog_of(keys: Path, header: str, method: str, path: str, now_s: float) -> str
         except (OSError, ValueError, UnsupportedAlgorithm, InvalidInput, InvalidSignature):
             continue
     return None
+
+
+def is_known(keys: Path, header: str) -> bool:
+    """Whether the key that a SuperNode names (``NODE_HEADER``, base64 of PEM) is in one of the ``NAME.pub`` files.
+
+    That it is the caller's own is for the SuperLink to check, by the signature beside it.
+    """
+    try:
+        public = serialization.load_pem_public_key(base64.b64decode(header[:KEY_BYTES_MAX], validate=True))
+        name = fingerprint(public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH))
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    for file in keys.glob("*.pub"):
+        try:
+            if fingerprint(read_bounded(file.resolve(), KEY_BYTES_MAX)) == name:
+                return True
+        except (OSError, InvalidInput):
+            continue
+    return False
 
 
 def fingerprint(public: bytes) -> str:

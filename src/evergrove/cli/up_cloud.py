@@ -31,7 +31,7 @@ def cloud(
     """Collect the noised sums of all fogs and make releases of them, until SIGTERM or Ctrl+C.
 
     Starts, watches and ends a SuperLink, its SuperExec, a run of our app, and the cloud's driver. Put each fog's public
-    key into FOLDER/flower/fogs/NAME.pub, now or later; take the file away to let it in no more. What passes the fleet's
+    key into FOLDER/flower/fogs/NAME.pub, now or later; take the file away to shut it out. What passes the fleet's
     gate waits in FOLDER/candidates for `evergrove rollout sign`. Settings stand in FOLDER/cloud.toml, held-back
     pictures of what the fleet is to learn in FOLDER/fleet-golden.npz.
 

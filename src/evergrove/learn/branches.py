@@ -3,7 +3,8 @@
 Where the base knows one factor (digits, signs), a new value of it has nothing to combine with. So a job trains a B of
 its own for each value that it shows, on the generation's frozen A, and that value's row; every other value, and the
 null condition, keeps the network that it had, bit for bit. No teacher and no Fisher is needed, and of the old only what
-is of the same values is replayed. Raced beside its rivals in docs/adr/0023 (there ``isolated-b``), built in 0028.
+is of the same values is replayed. Raced beside its rivals in docs/adr/0023 (``evergrove`` and ``branches``), built in
+0028.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,8 @@
-"""Flower's own command line, called while a cloud runs: who may connect, and that one run of our app is alive."""
+"""Flower's own command line, called while a cloud runs: fogs are registered, and one run of our app is kept alive."""
 
 import json
 import logging
 import os
-import re
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -19,9 +18,8 @@ RUN_GRACE_S = 20.0
 """How long a run that was started may take to hold the lock."""
 RETRY_S, RETRY_S_MAX = 2.0, 60.0
 CALL_S_MAX = 60.0
-GONE_S = 30.0
-"""How long a fog's key must be gone before its node is: longer than a folder is away while it is synchronised."""
-_NODE = re.compile(r"SuperNode (\d+) registered")
+IN_USE = "Public key already in use"
+"""What Flower says of a key that it has: registered before a crash, and not marked."""
 _log = logging.getLogger(__name__)
 
 
@@ -39,12 +37,14 @@ class _Call:
 
 
 class KeepCollecting:
-    """Registers fogs as their keys appear, takes those out whose keys are gone, and keeps one run of our app alive, all
-    by Flower's own command line.
+    """Registers fogs as their keys appear, and keeps one run of our app alive, by Flower's own command line.
 
-    A mark beside a key holds its hash and the node that it became. Whether a run lives is told by the lock that its
-    ServerApp holds, which dies with it; asking Flower would take a process each time, and it believes in a dead run for
-    a minute. What fails is tried again, less and less often, and holds up nothing else.
+    A mark beside a key holds its hash. Whether a run lives is told by the lock that its ServerApp holds, which dies
+    with it; asking Flower would take a process each time, and it believes in a dead run for a minute. What fails is
+    tried again, less and less often, and waits longest, so that it holds up nothing else.
+
+    A fog whose key is taken away stays registered here: the door before the SuperLink lets it in no more
+    (``web/fleet_door``).
     """
 
     def __init__(self, cloud: Cloud, run_config: Mapping[str, str | int | float] | None = None) -> None:
@@ -56,8 +56,6 @@ class KeepCollecting:
         self._call_ends_s = 0.0
         self._next_s: dict[Path, float] = {}
         self._failures: dict[Path, int] = {}
-        self._gone_since_s: dict[Path, float] = {}
-        self._refused: set[str] = set()
         self.n_runs = 0
 
     def tick(self, now_s: float) -> None:
@@ -65,10 +63,10 @@ class KeepCollecting:
         if self._running is not None:
             self._follow(now_s)
             return
-        calls = (*self._farewells(now_s), *self._welcomes(), *self._runs())
-        due = [call for call in calls if now_s >= self._next_s.get(call.about, 0.0)]
+        next_s = {call: self._next_s.get(call.about, 0.0) for call in (*self._welcomes(), *self._runs())}
+        due = [call for call, at_s in next_s.items() if now_s >= at_s]
         if due:
-            self._begin(due[0], now_s)
+            self._begin(min(due, key=next_s.__getitem__), now_s)
 
     def end(self) -> None:
         """Ends a call that is under way."""
@@ -76,35 +74,16 @@ class KeepCollecting:
             end_group(self._running.pid, signal.SIGKILL)
             self._running.wait()
 
-    def _farewells(self, now_s: float) -> Iterator[_Call]:
-        """For marks whose key is gone, or is another one now; a file that is just being copied is given time."""
-        gone = {}
-        for mark in sorted(self._cloud.fogs.glob("*.registered")):
-            known, _, node = mark.read_text().partition(" ")
-            if known != _hash(mark.with_suffix(".pub")):
-                gone[mark] = (self._gone_since_s.get(mark, now_s), known, node)
-        self._gone_since_s = {mark: since_s for mark, (since_s, *_) in gone.items()}
-        for mark, (since_s, known, node) in gone.items():
-            if now_s - since_s < GONE_S:
-                continue
-            if node:
-                yield _Call(mark, ("supernode", "unregister", node, CONNECTION), known)
-            else:
-                _log.error("which node '%s' became is not known: unregister it by hand, `flwr supernode`", mark.stem)
-                mark.unlink()
-
     def _welcomes(self) -> Iterator[_Call]:
-        """For keys that have no mark yet."""
-        removed = self._cloud.removed.read_text().split() if self._cloud.removed.exists() else []
+        """For keys that have no mark, or that of another key."""
         for key in sorted(self._cloud.fogs.glob("*.pub")):
-            found, mark = _hash(key), key.with_suffix(".registered")
-            if mark.exists() or found is None:
+            try:
+                mark, found = key.with_suffix(".registered"), sha256_hex(key.read_bytes())
+                known = mark.read_text() if mark.exists() else ""
+            except OSError:  # taken away this moment, or not ours to read
                 continue
-            if found not in removed:
+            if known != found:
                 yield _Call(mark, ("supernode", "register", str(key), CONNECTION, "--name", key.stem), found)
-            elif found not in self._refused:
-                self._refused.add(found)
-                _log.error("the key of '%s' was taken away once: delete supernode.* at the fog for a new one", key.stem)
 
     def _runs(self) -> Iterator[_Call]:
         if not self._collecting():
@@ -142,15 +121,8 @@ class KeepCollecting:
         if call.kind == "run":
             self.n_runs += code == 0
             return code == 0
-        if call.kind == "register" and (code == 0 or "already in use" in said):
-            node = _NODE.search(said)
-            call.about.write_text(f"{call.key_hash} {node[1] if node else ''}")
-            return True
-        if call.kind == "unregister" and (code == 0 or "not found" in said):
-            with self._cloud.removed.open("a") as removed:
-                removed.write(call.key_hash + "\n")
-            call.about.unlink()
-            _log.warning("fog '%s' is let in no more", call.about.stem)
+        if code == 0 or IN_USE in said:
+            call.about.write_text(call.key_hash)
             return True
         return False
 
@@ -165,7 +137,3 @@ class KeepCollecting:
             return True
         os.close(handle)
         return False
-
-
-def _hash(key: Path) -> str | None:
-    return sha256_hex(key.read_bytes()) if key.is_file() else None

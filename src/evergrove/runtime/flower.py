@@ -60,11 +60,6 @@ class Cloud:
         return self.folder / "collected"
 
     @property
-    def removed(self) -> Path:
-        """Hashes of the keys that were taken away, one a line: Flower lets none of them in again."""
-        return self.folder / "removed-fogs"
-
-    @property
     def logs(self) -> Path:
         """Where what the programs say is kept."""
         return self.folder / "logs"

@@ -74,7 +74,7 @@ class Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     @property
     def name(self) -> str:
         """The records' name for the trainer."""
-        return sha256_hex(msgspec.json.encode(self))
+        return sha256_hex(msgspec.json.encode(Begun(self.fresh, self.known, self.sizes)))
 
     def within(self, vocabulary: Vocabulary) -> Vocabulary:
         """Today's vocabulary without the values that came later."""

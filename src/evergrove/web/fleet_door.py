@@ -2,8 +2,9 @@
 
 A SuperLink serves fogs, apps and the control of runs on one port, and whoever reaches the control may run code of
 their own. So it listens on the loopback address only, and this door, with the same certificate, passes on the ten
-calls that a SuperNode makes once it is registered. Who calls is for the SuperLink to judge, by the node's signature.
-Beside them stand the files of the cloud's repository, for fogs whose keys the cloud was given (``adapters/fog_pass``).
+calls that a SuperNode makes once it is registered, of fogs whose keys the cloud was given (``adapters/fog_pass``): a
+key that is taken away opens nothing any more. That a caller has the key that it names is for the SuperLink to judge, by
+the node's signature. Beside them stand the files of the cloud's repository, for the same fogs.
 """
 
 import argparse
@@ -49,13 +50,15 @@ class Shelf:
 def create_app(superlink: httpx.AsyncClient, shelf: Shelf | None = None) -> Starlette:
     """The door before a SuperLink that ``superlink`` reaches. What is not in ``CALLS`` is 404, too large 413.
 
-    A file of the ``shelf`` is for its fogs, 401 for everybody else.
+    With a ``shelf`` both are for its fogs, 401 for everybody else.
     """
 
     async def fleet(request: Request) -> Response:
         call = request.path_params["call"]
         if call not in CALLS:
             return Response(status_code=404)
+        if shelf is not None and not fog_pass.is_known(shelf.fogs, request.headers.get(fog_pass.NODE_HEADER, "")):
+            return Response(status_code=401)
         body = bytearray()
         async for part in request.stream():
             body += part

@@ -1,13 +1,16 @@
 """Exactly the part of Flower that is used, pinned: a new version that changes it fails here and not in a fleet."""
 
+import base64
 import inspect
 import subprocess
 import sys
 from collections.abc import Iterable
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 pytest.importorskip("flwr", reason="Flower is not installed: pip install 'flwr==1.41.0'")
 
@@ -15,6 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from evergrove.adapters import fog_pass
 from evergrove.adapters.flower import client_app, server_app
 from evergrove.adapters.flower.link import FlowerFogs
 from evergrove.adapters.flower.port import Answer, Failed, Question
@@ -92,6 +96,17 @@ class FakeGrid(Grid):
 def test_it_is_the_version_that_this_was_written_for() -> None:
     """Every other version must be looked at first (ADR 0016)."""
     assert version("flwr") == "1.41.0"
+
+
+def test_a_supernode_names_its_key_as_the_door_reads_it(tmp_path: Path) -> None:
+    """In a header of that name, as base64 of PEM."""
+    from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+    from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
+
+    public = generate_key_pairs()[1]
+    assert FLEET_HTTP_PUBLIC_KEY_HEADER == fog_pass.NODE_HEADER
+    (tmp_path / "a.pub").write_bytes(public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
+    assert fog_pass.is_known(tmp_path, base64.b64encode(public_key_to_bytes(public)).decode())
 
 
 def test_the_grid_has_what_the_link_uses() -> None:
