@@ -126,22 +126,22 @@ def jobs(chosen: dict[str, int], streams: Sequence[str], n_seeds: int) -> list[J
         rivals = [replace(of["replay"], name=keep.name) for keep in keeps]
         return [Job(FORMS["R1"], rival, seed) for seed in seeds for rival in rivals]
 
-    all_seeds, few = range(n_seeds), range(min(3, n_seeds))
-    # Ours was put together after seeds 0 to 4 of S1 had been raced (docs/adr/0017): these have seen none of it.
-    fresh = range(5, 5 + n_seeds)
+    few = range(min(3, n_seeds))
+    # Nothing was chosen by these (docs/adr/0023): S1 was looked at until seed 9, S2 and S4 until seed 4.
+    fresh, late = range(10, 10 + n_seeds), range(5, 5 + n_seeds)
     return [
-        *some("S2", CORE, all_seeds),
+        *some("S2", CORE, late),
         *some("S3", CORE, few),
-        *some("S4", ("evergrove", "isolated", "replay", "joint", "rank1+gd"), few),
+        *some("S4", ("evergrove", "branches", "isolated", "isolated-b", "replay", "joint", "rank1+gd"), late),
         *some("S3", CORE, range(len(few), n_seeds)),
         *some("S1", CORE, fresh),
         *curve(range(1)),
         *some("S3", ("isolated-b", "shared"), few),
         *curve(few[1:]),
-        *some("S4", ("naive", "replay+teacher"), few),
-        *some("S2", ("shared", "replay+teacher", "gd", "ewc-diagonal", "dgr", "o-lora", "lora", "ewc-lora"), all_seeds),
+        *some("S4", ("naive", "replay+teacher"), late),
+        *some("S2", ("shared", "replay+teacher", "gd", "ewc-diagonal", "dgr", "o-lora", "lora", "ewc-lora"), late),
         *some("S1", ("shared", "replay+teacher", "gd", "ewc-diagonal", "dgr", "o-lora", "lora", "ewc-lora"), fresh),
-        *some("S2", ("ewc-rank1", "full"), all_seeds),
+        *some("S2", ("ewc-rank1", "full"), late),
         *some("S1", ("ewc-rank1", "full"), fresh),
         *some("S3", ("no-ewc", "no-teacher", "ewc-diagonal", "gd"), few),
     ]

@@ -91,6 +91,7 @@ def test_a_key_is_registered_once_and_another_one_under_its_name_too(place: Plac
     key = place.key("north", "old")
     place.quiet()
     assert key.with_suffix(".registered").read_text() == sha256_hex(b"old")
+    key.with_suffix(".registered").write_bytes(b"\xff of no use")
     place.key("north", "new")
     place.quiet()
     assert key.with_suffix(".registered").read_text() == sha256_hex(b"new")

@@ -79,10 +79,10 @@ class KeepCollecting:
         for key in sorted(self._cloud.fogs.glob("*.pub")):
             try:
                 mark, found = key.with_suffix(".registered"), sha256_hex(key.read_bytes())
-                known = mark.read_text() if mark.exists() else ""
+                known = mark.read_bytes() if mark.exists() else b""
             except OSError:  # taken away this moment, or not ours to read
                 continue
-            if known != found:
+            if known != found.encode():
                 yield _Call(mark, ("supernode", "register", str(key), CONNECTION, "--name", key.stem), found)
 
     def _runs(self) -> Iterator[_Call]:
