@@ -23,6 +23,7 @@ from evergrove.bench.forgetting.crowd import Job, race_all
 from evergrove.bench.forgetting.lines import Line
 from evergrove.bench.forgetting.plan import FORMS, Places
 from evergrove.bench.forgetting.tables import average
+from evergrove.learn.place import check_device
 from evergrove.learn.rivals import ABLATIONS, RIVALS, Rival, rival_named
 
 TUNING_SEEDS = range(tuning.FIRST_SEED, tuning.FIRST_SEED + 3)
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--worlds", type=Path, default=None, help="by default OUT/worlds")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="where networks compute, such as cuda")
     parser.add_argument("--limit-s", type=float, default=None)
     parser.add_argument("--streams", default="S2,S3,S4,S1,R1")
     parser.add_argument("--seeds", type=int, default=5)
@@ -44,7 +46,7 @@ def main() -> None:
     begun_s = time.monotonic()
     torch.set_num_threads(1)
     folder = given.worlds or given.out / "worlds"
-    places = Places(given.data, folder, given.out / "lines.jsonl")
+    places = Places(given.data, folder, given.out / "lines.jsonl", check_device(given.device))
     given.out.mkdir(parents=True, exist_ok=True)
 
     def say(text: str) -> None:

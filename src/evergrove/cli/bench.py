@@ -284,6 +284,9 @@ def forgetting(
     data: Annotated[
         Path | None, typer.Option("--data", metavar="FOLDER", help="Data sets; by default shared/data here or one up.")
     ] = None,
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="Where networks compute, for example cuda.")
+    ] = "cpu",
     quick: Annotated[
         bool, typer.Option("--quick", help="Small digits, few strategies, 3 seeds: the order only, in a minute or two.")
     ] = False,
@@ -296,13 +299,14 @@ def forgetting(
     """Race ours against the published ways not to forget: equal steps, equal bytes, the same streams.
 
     A strategy takes about half a minute for each seed and stream; what is done is not done again. With --quick it exits
-    with 1 where the known order of strategies is not found again.
+    with 1 where the known order of strategies is not found again. Rows, noise and chance are the same on any device.
 
     Example: evergrove bench forgetting --stream S1 --strategies evergrove,replay,rank1+gd --seeds 3
     """
     from evergrove.bench.forgetting.command import Wanted, race, tuned
 
-    wanted = Wanted(streams.split(","), strategies.split(",") if strategies else [], seeds, first_seed, out, data)
+    named = strategies.split(",") if strategies else []
+    wanted = Wanted(streams.split(","), named, seeds, first_seed, out, data, device)
     if cost:
         from evergrove.bench.forgetting.cost import measure
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import InvalidArtefact, UsageError
 from evergrove.learn.layers import AdaptedLinear, GrownTable, start_row
+from evergrove.learn.place import to_cpu
 from evergrove.learn.routing import Routed, RoutedLinear, numbers_of, stacked
 
 
@@ -84,7 +85,7 @@ def blank_adapter(model: nn.Module, basis: Basis, vocabulary: Vocabulary, rank: 
     if not 1 <= rank <= basis.rank:
         raise UsageError(f"rank {rank} is not in 1 to {basis.rank}, the rank of this generation's A")
     layers = _layers(model, basis.a)
-    b = {name: layer.weight.new_zeros(layer.out_features, rank) for name, layer in layers.items()}
+    b = {name: torch.zeros(layer.out_features, rank, dtype=layer.weight.dtype) for name, layer in layers.items()}
     width = {f: table.weight.shape[1] for f, table in enumerate(_tables(model))}
     rows = {f"{f}:{n}": torch.zeros(width[f]) for f, n in unknown_values(model, vocabulary)}
     return Adapter(basis.base_hash, basis.basis_hash, rank, basis.scale, vocabulary, b, rows)
@@ -106,10 +107,8 @@ def attach(model: nn.Module, basis: Basis, adapter: Adapter, train_a: bool = Fal
     module = share(model)
     parameters: dict[str, nn.Parameter] = {}
     for name, layer in _layers(module, basis.a).items():
-        a = _a_of(adapter, basis, name).to(layer.weight.dtype)
-        adapted = AdaptedLinear(
-            layer, a.clone(), adapter.b[name].to(layer.weight.dtype).clone(), adapter.scale, train_a
-        )
+        a, b = _a_of(adapter, basis, name).to(layer.weight), adapter.b[name].to(layer.weight)
+        adapted = AdaptedLinear(layer, a.clone(), b.clone(), adapter.scale, train_a)
         replace_module(module, name, adapted)
         parameters[f"{name}.B"] = adapted.b
         if train_a:
@@ -117,7 +116,7 @@ def attach(model: nn.Module, basis: Basis, adapter: Adapter, train_a: bool = Fal
     for f, table in enumerate(_tables(module)):
         rows = [row for key, row in sorted_rows(adapter) if key[0] == f]
         if rows:
-            grown = GrownTable(table.weight, torch.stack(rows).to(table.weight.dtype))
+            grown = GrownTable(table.weight, torch.stack(rows).to(table.weight))
             cast(nn.ModuleList, module.tables)[f] = grown
             parameters[f"rows.{f}"] = grown.rows
     if hasattr(module, "vocabulary"):
@@ -126,8 +125,8 @@ def attach(model: nn.Module, basis: Basis, adapter: Adapter, train_a: bool = Fal
 
 
 def read_adapter(attached: Attached) -> Adapter:
-    """The adapter as trained so far (a copy)."""
-    values = {name: p.detach().clone() for name, p in attached.parameters.items()}
+    """The adapter as trained so far (a copy, on the CPU)."""
+    values = {name: to_cpu(p) for name, p in attached.parameters.items()}
     old = attached.adapter
     rows = dict(old.rows)
     for f in {key[0] for key, _ in sorted_rows(old)}:
@@ -157,8 +156,8 @@ def routed(slot: nn.Module, basis: Basis, adapter: Adapter | None) -> nn.Module:
     keys = sorted(adapter.branches, key=row_key)
     module = share(slot)
     for name, layer in _layers(module, basis.a).items():
-        b = stacked([adapter.branches[key][name] for key in keys]).to(layer.weight.dtype)
-        a = basis.a[name][: b.shape[2]].to(layer.weight.dtype)
+        b = stacked([adapter.branches[key][name] for key in keys]).to(layer.weight)
+        a = basis.a[name][: b.shape[2]].to(layer.weight)
         replace_module(module, name, RoutedLinear(layer, a, b, adapter.scale))
     factor = row_key(keys[0])[0]
     values = {row_key(key)[1]: k for k, key in enumerate(keys)}
@@ -187,7 +186,7 @@ def fuse_into(
             weight.copy_(base[name])
     for f, table in enumerate(_tables(model)):
         rows = [] if adapter is None else [row for key, row in sorted_rows(adapter) if key[0] == f]
-        wider = torch.cat((table.weight, *((start_row(table.weight) + row)[None] for row in rows)))
+        wider = torch.cat((table.weight, *((start_row(table.weight) + row.to(table.weight))[None] for row in rows)))
         if wider.shape == _tables(slot)[f].weight.shape:
             _tables(slot)[f].weight.copy_(wider)
         else:
@@ -195,8 +194,8 @@ def fuse_into(
     if adapter is not None:
         for name, layer in _layers(slot, adapter.b).items():
             before_layer()
-            a = _a_of(adapter, basis, name)
-            layer.weight.addmm_(adapter.b[name].to(a), a, alpha=adapter.scale)
+            a, b = _a_of(adapter, basis, name).to(layer.weight), adapter.b[name].to(layer.weight)
+            layer.weight.addmm_(b, a, alpha=adapter.scale)
     if hasattr(model, "vocabulary"):
         slot.vocabulary = model.vocabulary if adapter is None else cast(nn.Module, adapter.vocabulary)
 

@@ -32,6 +32,7 @@ from evergrove.learn.adapter import (
 from evergrove.learn.adapter_file import adapter_bytes
 from evergrove.learn.layers import start_row
 from evergrove.learn.objective import Batch
+from evergrove.learn.place import to_cpu
 from evergrove.learn.routing import OpenedTable, Routed, RoutedLinear, numbers_of, stacked
 from evergrove.learn.strategies import (
     Learner,
@@ -89,8 +90,9 @@ def init_branches(task: Task) -> Learner:
     for name in task.basis.a:
         layer = module.get_submodule(name)
         assert isinstance(layer, nn.Linear)
-        b = stacked([_first_b(task.basis, start, key, name, layer.out_features) for key in keys])
-        routed = RoutedLinear(layer, task.basis.a[name][: b.shape[2]].float(), b, task.basis.scale, train=True)
+        b = stacked([_first_b(task.basis, start, key, name, layer.out_features) for key in keys]).to(layer.weight)
+        a = task.basis.a[name][: b.shape[2]].to(layer.weight)
+        routed = RoutedLinear(layer, a, b, task.basis.scale, train=True)
         replace_module(module, name, routed)
         parameters[f"{name}.branches"] = routed.b
     # 2. Their rows, where the base has none.
@@ -100,13 +102,14 @@ def init_branches(task: Task) -> Learner:
         assert isinstance(base, nn.Embedding)
         assert isinstance(wider, nn.Embedding)
         values = [row_key(key)[1] for key in rows]
-        table = OpenedTable(wider.weight, start_row(base.weight.detach()), values, torch.stack(list(rows.values())))
+        first = torch.stack(list(rows.values())).to(base.weight)
+        table = OpenedTable(wider.weight, start_row(base.weight.detach()), values, first)
         replace_module(module, "tables.0", table)
         parameters["rows.0"] = table.rows
     numbers = numbers_of({row_key(key)[1]: k for k, key in enumerate(keys)}, start.vocabulary.sizes[0])
 
     def candidate() -> bytes:
-        trained = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        trained = {name: to_cpu(parameter) for name, parameter in parameters.items()}
         own = {key: {name: trained[f"{name}.branches"][k] for name in task.basis.a} for k, key in enumerate(keys)}
         new_rows = dict(zip(rows, trained["rows.0"], strict=True)) if rows else {}
         return adapter_bytes(replace(start, branches={**start.branches, **own}, rows={**start.rows, **new_rows}))

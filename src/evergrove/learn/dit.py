@@ -75,7 +75,7 @@ class DiT(nn.Module):
         What depends on time and condition alone is worked out here for all times in one pass: a third of the network's
         numbers are read once a picture and not once a step.
         """
-        t = torch.tensor(times, dtype=torch.float32, device=condition.device).repeat_interleave(len(condition))
+        t = torch.tensor(times, dtype=torch.float32).to(condition.device).repeat_interleave(len(condition))
         parts = zip(
             *(m.chunk(len(times)) for m in self.modulations(t, condition.repeat(len(times), 1))),
             strict=True,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from evergrove.core.errors import UsageError
 from evergrove.learn.adapter import Attached
-from evergrove.learn.flow import mix, weight
+from evergrove.learn.flow import estimate, mix, weight
 from evergrove.learn.layers import AdaptedLinear
 
 
@@ -69,8 +69,8 @@ def gradients_apart(
     """∇_B of every sample's own part of ``total`` (a scalar, summed over samples): per layer (N, out, r)."""
     layers = {name: m for name, m in module.named_modules() if isinstance(m, AdaptedLinear)}
     with _own_b(layers, len(x_t)) as copies:
-        grads = torch.autograd.grad(total(module(x_t, t, code)), copies)
-    return dict(zip(layers, grads, strict=True))
+        grads = torch.autograd.grad(total(estimate(module, x_t, t, code)), copies)
+    return {name: g.to(x_t.device) for name, g in zip(layers, grads, strict=True)}
 
 
 def sketch(grads: Mapping[str, Tensor], k: int) -> Fisher:

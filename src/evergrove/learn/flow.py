@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from evergrove.core.errors import UsageError
+from evergrove.learn.place import place_of
 
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 """x̂ = model(x_t (N, C, H, W), t (N,), condition (N, F)): a ``DiT``, an adapted one, or any other."""
@@ -77,13 +78,14 @@ def sample(
 
     ``heun`` is the trapezoidal rule (Algorithm 2 of Karras et al. 2022, on this path) and ends with an Euler step,
     for t = 1 is singular. ``guidance`` g > 1 extrapolates from the null condition: x̂ = x̂_0 + g·(x̂_c − x̂_0).
+    Computed where the model is; the pictures are where the noise was.
     Raises ``UsageError`` for a step count or method that there is not.
     """
     if not 1 <= steps <= STEPS_MAX:
         raise UsageError(f"steps={steps} is not in 1 to {STEPS_MAX}")
     if method not in ("euler", "heun"):
         raise UsageError(f"unknown sampler '{method}'; known: euler, heun")
-    x = noise
+    x, condition = noise.to(place_of(model)), condition.to(place_of(model))
     times = [i / steps for i in range(steps)]
     velocity = velocities(model, times, condition, guidance)
     for i in range(steps):
@@ -92,7 +94,13 @@ def sample(
         if method == "heun" and i < steps - 1:
             ahead = x + 0.5 * (v + velocity[i + 1](ahead)) / steps
         x = ahead
-    return x.clamp(-1.0, 1.0)
+    return x.clamp(-1.0, 1.0).to(noise.device)
+
+
+def estimate(model: Denoiser, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    """x̂ (N, C, H, W), computed where the model is and brought back to where x_t is."""
+    at = place_of(model)
+    return model(x_t.to(at), t.to(at), condition.to(at)).to(x_t.device)
 
 
 def velocities(
@@ -115,7 +123,8 @@ def estimates(model: Denoiser, times: Sequence[float], condition: Tensor) -> lis
     plan = getattr(model, "plan", None)
     if plan is not None:
         return cast(list[Callable[[Tensor], Tensor]], plan(times, condition))
-    return [partial(_estimate, model, torch.full((len(condition),), t), condition) for t in times]
+    full = partial(torch.full, (len(condition),), device=condition.device)
+    return [partial(_estimate, model, full(t), condition) for t in times]
 
 
 def _estimate(model: Denoiser, t: Tensor, condition: Tensor, x_t: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ weighted squared error; rows can be split into micro-batches at will. The last t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,10 @@ class Batch:
         """The rows from ``first`` up to ``end``; the losses of all parts of a batch add up to the whole's."""
         return Batch(*(field[first:end] for field in (self.x_t, self.t, self.code, self.target, self.weight)))
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same rows there."""
+        return Batch(*(field.to(device) for field in (self.x_t, self.t, self.code, self.target, self.weight)))
+
     def split(self, n: int) -> list["Batch"]:
         """Micro-batches of at most ``n`` rows."""
         return [self.rows(first, min(first + n, len(self))) for first in range(0, len(self), n)]
@@ -55,6 +59,12 @@ class Anchor:
 
     star: Mapping[str, Tensor]
     fisher: Fisher
+
+    def to(self, device: torch.device) -> "Anchor":
+        """The same there."""
+        f = self.fisher
+        u, c, rest, star = ({name: t.to(device) for name, t in part.items()} for part in (f.u, f.c, f.rest, self.star))
+        return Anchor(star, replace(f, u=u, c=c, rest=rest))
 
 
 def flow_rows(

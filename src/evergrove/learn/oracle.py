@@ -20,6 +20,7 @@ from evergrove.core.conditions import Vocabulary
 from evergrove.core.errors import InvalidArtefact, UsageError
 from evergrove.core.rng import seed_of
 from evergrove.learn.generator import to_condition, to_float
+from evergrove.learn.place import place_of
 from evergrove.learn.tensor_file import tensor_bytes
 
 FORMAT = "evergrove-oracle-1"
@@ -51,11 +52,9 @@ class Oracle(nn.Module):
     @torch.no_grad()
     def read(self, images: NDArray[np.uint8], batch: int = 128) -> NDArray[np.int16]:
         """What the pictures uint8 (N, H, W, C) show, as codes int16 (N, F)."""
-        codes = [
-            torch.stack([logits.argmax(1) + 1 for logits in self(to_float(images[i : i + batch]))], dim=1)
-            for i in range(0, len(images), batch)
-        ]
-        return cast(NDArray[np.int16], torch.cat(codes).numpy().astype(np.int16))
+        parts = (to_float(images[i : i + batch]).to(place_of(self)) for i in range(0, len(images), batch))
+        codes = [torch.stack([logits.argmax(1) + 1 for logits in self(part)], dim=1) for part in parts]
+        return cast(NDArray[np.int16], torch.cat(codes).cpu().numpy().astype(np.int16))
 
     def accuracy(self, images: NDArray[np.uint8], codes: NDArray[np.int16]) -> dict[str, float]:
         """Per factor, the share of pictures that show what their code says; NaN where no code says anything."""

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from evergrove.core.conditions import Vocabulary
 from evergrove.learn.flow import estimates
+from evergrove.learn.place import place_of
 
 NONE = -1
 """In place of a branch's number: the row has none."""
@@ -68,7 +69,7 @@ class OpenedTable(nn.Module):
         super().__init__()
         self.register_buffer("weight", weight.detach())
         self.register_buffer("start", start)
-        self.register_buffer("values", torch.tensor(values, dtype=torch.long))
+        self.register_buffer("values", torch.tensor(values, dtype=torch.long).to(weight.device))
         self.rows = nn.Parameter(rows.clone())
 
     def forward(self, index: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ class Routed(nn.Module):
     def __init__(self, network: nn.Module, factor: int, numbers: Sequence[int]) -> None:
         super().__init__()
         self.network, self.factor = network, factor
-        self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.long))
+        self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.long).to(place_of(network)))
 
     @property
     def tables(self) -> nn.ModuleList:

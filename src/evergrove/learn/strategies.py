@@ -24,6 +24,7 @@ from evergrove.learn.adapter_file import adapter_bytes
 from evergrove.learn.fisher import Fisher, estimate_fisher
 from evergrove.learn.generator import to_condition, to_float
 from evergrove.learn.objective import Anchor, Batch, Weights, ewc_loss, flow_rows, join, teacher_rows
+from evergrove.learn.place import to_cpu
 from evergrove.learn.teacher import Points, trajectories
 
 
@@ -225,7 +226,7 @@ def draw_rows(task: Task, memory: Memory, strategy: Strategy, step: int) -> Batc
 
 def full_bytes(module: nn.Module) -> bytes:
     """All weights of a fully fine-tuned network as safetensors, fp32."""
-    return safetensors.torch.save({name: t.detach().contiguous() for name, t in module.state_dict().items()})
+    return safetensors.torch.save({name: t.cpu().contiguous() for name, t in module.state_dict().items()})
 
 
 def full_of_bytes(data: bytes, model: nn.Module, basis: Basis, vocabulary: Vocabulary) -> nn.Module:
@@ -257,7 +258,7 @@ def _known_to(teacher: nn.Module, codes: NDArray[np.int16]) -> NDArray[np.bool_]
 
 
 def _star(attached: Attached) -> dict[str, Tensor]:
-    return {name.removesuffix(".B"): p.detach().clone() for name, p in attached.parameters.items() if ".B" in name}
+    return {name.removesuffix(".B"): to_cpu(p) for name, p in attached.parameters.items() if ".B" in name}
 
 
 NAIVE = Strategy("naive", init_adapter, remember_nothing, draw_rows)

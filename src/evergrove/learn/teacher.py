@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from evergrove.learn.flow import Denoiser
+from evergrove.learn.flow import Denoiser, estimate
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def trajectories(
     for codes in torch.split(code, batch):
         noise = torch.randn((len(codes), *image_shape), generator=rng)
         shift = torch.rand(len(codes), generator=rng)
-        parts += walk(noise, shift, codes, steps, lambda i, x, t, code: teacher(x, t, code))
+        parts += walk(noise, shift, codes, steps, lambda i, x, t, code: estimate(teacher, x, t, code))
     return join_points(parts)
 
 

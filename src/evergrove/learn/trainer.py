@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors
@@ -25,6 +25,7 @@ from evergrove.learn.adapter_file import adapter_bytes
 from evergrove.learn.fisher import fisher_of_tensors, fisher_tensors
 from evergrove.learn.objective import Anchor, data_loss
 from evergrove.learn.pauses import asking
+from evergrove.learn.place import place_of
 from evergrove.learn.strategies import Learner, Memory, Task
 from evergrove.learn.teacher import Points
 
@@ -94,6 +95,8 @@ def _train(task: Task, folder: Path, hooks: Hooks) -> Outcome:
     # 1. What is trained, and what is remembered of the old (made once, kept for a resumption).
     learner = task.strategy.init(task)
     memory = _memory(task, folder, name, write)
+    if memory.anchor is not None:
+        memory = replace(memory, anchor=memory.anchor.to(place_of(learner.module)))
     optimiser = torch.optim.AdamW(list(learner.parameters.values()), lr=learning_rate(task, 0), weight_decay=0.0)
     # 2. Go on where the last checkpoint was.
     losses = _resume(folder / CHECKPOINT, name, learner, optimiser)
@@ -131,7 +134,7 @@ def _step(
         rows = hooks.micro_batch(min(task.recipe.micro_batch, len(batch) - done))
         if not rows:
             return None
-        part_loss = data_loss(learner.module, batch.rows(done, done + rows))
+        part_loss = data_loss(learner.module, batch.rows(done, done + rows).to(place_of(learner.module)))
         part_loss.backward()  # type: ignore[no-untyped-call]
         loss += float(part_loss.detach())
         done += rows
@@ -227,7 +230,7 @@ def _checkpoint(
         for kind, state in optimiser.state.get(parameter, {}).items():
             tensors[f"{kind}.{key}"] = state
     metadata = {"task": name, "losses": json.dumps(losses)}
-    write(path, safetensors.torch.save({key: t.contiguous() for key, t in tensors.items()}, metadata))
+    write(path, safetensors.torch.save({key: t.cpu().contiguous() for key, t in tensors.items()}, metadata))
 
 
 @torch.no_grad()
@@ -242,7 +245,11 @@ def _resume(path: Path, name: str, learner: Learner, optimiser: torch.optim.Opti
         parameter.copy_(tensors[f"value.{key}"])
         kinds = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}.{key}" in tensors]
         if kinds:
-            optimiser.state[parameter] = {kind: tensors[f"{kind}.{key}"] for kind in kinds}
+            # The count of steps stays where AdamW looks for it, on the CPU.
+            optimiser.state[parameter] = {
+                kind: t if kind == "step" else t.to(parameter.device)
+                for kind, t in ((kind, tensors[f"{kind}.{key}"]) for kind in kinds)
+            }
     return [float(loss) for loss in json.loads(metadata["losses"])]
 
 

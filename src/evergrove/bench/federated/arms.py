@@ -1,6 +1,5 @@
 """The arms of the study: what is compared with what, and how one of them is run."""
 
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,6 +18,7 @@ from evergrove.bench.federated.study import Result, Spec, centralise, federate
 from evergrove.bench.federated.whole import federate_whole
 from evergrove.bench.federated.world import World, open_world
 from evergrove.learn.adapter import fuse
+from evergrove.learn.place import described
 from evergrove.learn.strategies import Samples
 
 Kind = Literal["fleet", "central", "whole"]
@@ -53,7 +53,7 @@ def run(arm: Arm, seed: int, device: str) -> Line:
     world = opened(arm.world, device)
     fleet = assembled(arm.world, device, arm.fleet, seed)
     line = Line(
-        arm.group, arm.name, seed, len(fleet), arm.spec.epsilon, arm.settings(), 0.0, device=_device(device),
+        arm.group, arm.name, seed, len(fleet), arm.spec.epsilon, arm.settings(), 0.0, device=described(device),
         versions={name: metadata.version(name) for name in ("torch", "numpy")},
     )  # fmt: skip
     curve: list[tuple[int, float, float]] = []
@@ -142,7 +142,3 @@ def _with(line: Line, result: Result) -> Line:
 
 def _cpu(crowd: Crowd) -> Any:
     return replace(crowd.basis, a={name: rows.cpu() for name, rows in crowd.basis.a.items()})
-
-
-def _device(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu {platform.machine()}"

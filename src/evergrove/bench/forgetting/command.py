@@ -11,6 +11,7 @@ from evergrove.bench.forgetting.plan import FORMS, QUICK, QUICK_ORDER, QUICK_STR
 from evergrove.bench.forgetting.tables import Table, in_order, table_of
 from evergrove.bench.forgetting.tuning import Trial, trials, tune
 from evergrove.core.errors import UsageError
+from evergrove.learn.place import check_device
 from evergrove.learn.rivals import RIVALS, Rival, rival_named
 
 QUICK_SEEDS = 3
@@ -26,6 +27,7 @@ class Wanted:
     first_seed: int
     out: Path
     data: Path | None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,13 @@ class Found:
 
 
 def race(wanted: Wanted, quick: bool, report: Report) -> Found:
-    """Runs what is not done yet. Raises ``UsageError`` for an unknown stream or strategy."""
+    """Runs what is not done yet. Raises ``UsageError`` for an unknown stream, strategy or device."""
     forms = [QUICK] if quick else [_form(name) for name in wanted.streams]
     names = [name.strip() for name in wanted.strategies] or list(QUICK_STRATEGIES if quick else RIVALS)
     n_seeds = min(QUICK_SEEDS, wanted.n_seeds) if quick else wanted.n_seeds
     seeds = range(wanted.first_seed, wanted.first_seed + n_seeds)
     results = wanted.out / ("quick.jsonl" if quick else "lines.jsonl")
-    places = Places(wanted.data, wanted.out / "worlds", results)
+    places = Places(wanted.data, wanted.out / "worlds", results, check_device(wanted.device))
     tables: list[Table] = []
     lines: list[Line] = []
     for form in forms:
@@ -61,7 +63,7 @@ def race(wanted: Wanted, quick: bool, report: Report) -> Found:
 def tuned(wanted: Wanted, report: Report) -> list[Trial]:
     """Every strategy's trials on the tuning stream."""
     names = [rival_named(name.strip()).name for name in wanted.strategies] or list(trials())
-    places = Places(wanted.data, wanted.out / "worlds", wanted.out / "tuning.jsonl")
+    places = Places(wanted.data, wanted.out / "worlds", wanted.out / "tuning.jsonl", check_device(wanted.device))
     return tune(FORMS["T1"], names, wanted.n_seeds, places, report)
 
 
@@ -85,4 +87,6 @@ def _command(wanted: Wanted, quick: bool) -> str:
     words += ["--quick"] if quick else [f"--stream {','.join(wanted.streams)}", f"--seeds {wanted.n_seeds}"]
     if wanted.strategies:
         words.append(f"--strategies {','.join(wanted.strategies)}")
+    if wanted.device != "cpu":
+        words.append(f"--device {wanted.device}")
     return " ".join(words)

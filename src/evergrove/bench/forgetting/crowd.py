@@ -14,7 +14,7 @@ from multiprocessing import get_context
 import torch
 
 from evergrove.bench import json_lines
-from evergrove.bench.forgetting import lines, plan, race, worlds
+from evergrove.bench.forgetting import lines, plan, race
 from evergrove.bench.forgetting.lines import Line
 from evergrove.bench.forgetting.plan import Form, Places
 from evergrove.bench.forgetting.worlds import Judge, World
@@ -108,8 +108,7 @@ def _kind(job: Job) -> str:
 
 @lru_cache(maxsize=4)
 def _opened(form: Form, places: Places) -> tuple[World, Judge]:
-    silent = _say_nothing
-    return worlds.open_world(form.world, places.folder, silent), plan.open_judge(form, places, silent)
+    return plan.opened(form, places, _say_nothing)
 
 
 def _say_nothing(what: str, done: int, total: int) -> None:

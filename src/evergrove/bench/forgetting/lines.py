@@ -34,7 +34,8 @@ class Line(msgspec.Struct, frozen=True):
     ``rows_declared`` and ``rows_counted`` are network passes of one row (forward 1, backward 2), preparation included;
     ``n_bytes`` is stored at the end beyond the release, observations included; ``over`` is by how much that is above
     the budget, as a ratio (1 or less: within). ``unseen`` is the accuracy on held-out combinations at the end, ``kept``
-    that on what the release knew; None where the stream has none. ``frequency_kl`` has one number a row.
+    that on what the release knew; None where the stream has none. ``frequency_kl`` has one number a row. ``device`` is
+    what computed (empty in lines from before there was a choice: a CPU).
     """
 
     stream: str
@@ -54,6 +55,7 @@ class Line(msgspec.Struct, frozen=True):
     unseen: float | None
     kept: float | None
     versions: dict[str, str]
+    device: str = ""
 
     @property
     def key(self) -> tuple[str, str, int]:

@@ -62,19 +62,20 @@ step of it has an interval that excludes 0; joint is raced beside them, but is l
 
 @dataclass(frozen=True)
 class Places:
-    """``data`` holds the data sets (None: looked for), ``folder`` the worlds that were made, ``results`` the lines."""
+    """``data`` holds the data sets (None: looked for), ``folder`` the worlds that were made, ``results`` the lines;
+    ``device`` is where the networks of a race compute. Worlds and judges are made on the CPU, once for all devices."""
 
     data: Path | None
     folder: Path
     results: Path
+    device: str = "cpu"
 
 
 def run(form: Form, rivals: Sequence[Rival], seeds: Sequence[int], places: Places, report: Report) -> list[Line]:
     """Every strategy over every seed's stream; the lines, those of earlier runs with these settings included."""
     if not rivals or not seeds:
         raise UsageError("nothing to race: name at least one strategy and one seed")
-    world = worlds.open_world(form.world, places.folder, report)
-    judge = open_judge(form, places, report)
+    world, judge = opened(form, places, report)
     done = lines.read(places.results)
     found: list[Line] = []
     n_lessons = form.sizes.n_lessons
@@ -92,6 +93,12 @@ def run(form: Form, rivals: Sequence[Rival], seeds: Sequence[int], places: Place
             found.append(line)
             report(f"{form.name} {rival.name}, seed {seed}", len(found) * n_lessons, total)
     return found
+
+
+def opened(form: Form, places: Places, report: Report) -> tuple[World, Judge]:
+    """The world and the judge of a form, where the race computes."""
+    world, judge = worlds.open_world(form.world, places.folder, report), open_judge(form, places, report)
+    return world.to(places.device), judge.to(places.device)
 
 
 def stream_of(form: Form, world: World, data: Path | None, seed: int) -> Stream:

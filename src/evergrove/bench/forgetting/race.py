@@ -28,6 +28,7 @@ from evergrove.core.rng import stream as named
 from evergrove.learn.dit import Block
 from evergrove.learn.flow import sample
 from evergrove.learn.generator import to_condition, to_uint8
+from evergrove.learn.place import described, place_of
 from evergrove.learn.rivals import Carried, Rival
 from evergrove.learn.rivals.sequence import NUMBER_BYTES, frozen_numbers, routed
 from evergrove.learn.strategies import Recipe, Samples, Task, remember_nothing
@@ -55,7 +56,10 @@ Told = Callable[[int], None]
 def run(
     rival: Rival, world: World, judge: Judge, stream: Stream, seed: int, budget: Budget, told: Told = lambda done: None
 ) -> Line:
-    """The whole stream by one strategy, and every measurement. The same arguments give the same line but its times."""
+    """The whole stream by one strategy, and every measurement. The same arguments give the same line but its times.
+
+    Networks compute where the world's and the judge's are (``World.to``); rows, noise and chance are the same anywhere.
+    """
     started_s = time.process_time()
     rival = routed(rival, world.model)
     carried = rival.begin(world.model, world.basis, len(stream.lessons))
@@ -98,6 +102,7 @@ def run(
         n_observations=room.n,
         cpu_s=round(time.process_time() - started_s, 1),
         versions={name: metadata.version(name) for name in ("torch", "numpy")},
+        device=described(str(place_of(world.model))),
         **scores.fields(),
     )
 

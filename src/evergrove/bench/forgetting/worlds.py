@@ -6,9 +6,10 @@ same network with random weights are what FID and KID are taken in. All of it de
 stream's seed, and files are named by the plan's hash.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from evergrove.learn.basis import BasisPlan, basis_bytes, learn_basis, load_basi
 from evergrove.learn.dit import DiT, DiTConfig
 from evergrove.learn.generator import to_float
 from evergrove.learn.oracle import Oracle, load_oracle, save_oracle, train_oracle
+from evergrove.learn.place import place_of
 from evergrove.learn.strategies import Samples
 from evergrove.media.avatars import Atelier
 
@@ -82,6 +84,10 @@ class World:
     basis: Basis
     known: Samples
 
+    def to(self, device: str) -> "World":
+        """Its network there; what is not a network stays where it is."""
+        return replace(self, model=copy.deepcopy(self.model).to(device))
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -89,6 +95,10 @@ class Judge:
 
     oracle: Oracle
     chance: Oracle
+
+    def to(self, device: str) -> "Judge":
+        """Both networks there."""
+        return Judge(copy.deepcopy(self.oracle).to(device), copy.deepcopy(self.chance).to(device))
 
     def features(self, images: NDArray[np.uint8]) -> dict[str, Features]:
         """Vectors (N, 64) of pictures uint8 (N, H, W, C) by both networks: the means of the last maps."""
@@ -165,8 +175,8 @@ def _judged(plan: WorldPlan, classes: Classes | None) -> tuple[Samples, Vocabula
 
 @torch.no_grad()
 def _pooled(network: Oracle, images: NDArray[np.uint8]) -> Features:
-    parts = [network.features(to_float(images[i : i + 128])).mean(dim=(2, 3)) for i in range(0, len(images), 128)]
-    return np.asarray(torch.cat(parts).double().numpy())
+    parts = (to_float(images[i : i + 128]).to(place_of(network)) for i in range(0, len(images), 128))
+    return np.asarray(torch.cat([network.features(part).mean(dim=(2, 3)) for part in parts]).cpu().double().numpy())
 
 
 def _basis_done(report: Report, n_tasks: int, done: int, loss: float) -> None:

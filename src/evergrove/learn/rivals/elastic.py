@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from evergrove.learn.adapter import Attached
 from evergrove.learn.fisher import Fisher, gradients_apart, sample_gradients, stratified_t
-from evergrove.learn.flow import mix, weight
+from evergrove.learn.flow import estimate, mix, weight
 from evergrove.learn.objective import Anchor
 
 BATCH = 16
@@ -100,12 +100,12 @@ def weight_diagonal(
     for x_t, t, codes, _, xi in _draws(x, code, rng, n):
         root = (2.0 * weight(t.detach()) / x_t[0].numel()).sqrt().reshape(-1, 1, 1, 1)
         # No weight asks for a gradient here: the inputs do, so that autograd follows every layer.
-        x_hat = network(x_t.requires_grad_(), t.requires_grad_(), codes)
+        x_hat = estimate(network, x_t.requires_grad_(), t.requires_grad_(), codes)
         grads = torch.autograd.grad((root * x_hat * xi).sum(), [out for _, out in seen.values()])
         for (name, (given, _)), dy in zip(seen.items(), grads, strict=True):
             flat = given.reshape(len(x_t), -1, given.shape[-1])
             g = torch.einsum("nto,nti->noi", dy.reshape(len(x_t), -1, dy.shape[-1]), flat)
-            part = g.square().sum(0) / n
+            part = (g.square().sum(0) / n).to(x.device)
             total[name] = total[name] + part if name in total else part
         seen.clear()
     for hook in hooks:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from evergrove.core.errors import UsageError
 from evergrove.learn.adapter import fuse
-from evergrove.learn.flow import draw_t, mix, sample, weight
+from evergrove.learn.flow import draw_t, estimate, mix, sample, weight
 from evergrove.learn.generator import to_condition
 from evergrove.learn.objective import Anchor, Batch, flow_rows, join
 from evergrove.learn.strategies import Memory, Strategy, Task, even
@@ -53,7 +53,7 @@ def remember_distilled(task: Task, strategy: Strategy, n: int = N_PICTURES, step
     x_t = mix(clean, torch.randn(clean.shape, generator=rng), t)
     with torch.no_grad():
         parts = zip(torch.split(x_t, 32), torch.split(t, 32), torch.split(code, 32), strict=True)
-        x_hat = torch.cat([incumbent(*part) for part in parts])
+        x_hat = torch.cat([estimate(incumbent, *part) for part in parts])
     return Memory(points=Points(x_t.half(), t, code, x_hat.half()), anchor=_anchor(task))
 
 
