@@ -10,6 +10,7 @@ import typer
 from evergrove.cli import bench_tables as tables
 from evergrove.cli import show
 from evergrove.cli.common import AsJson
+from evergrove.core.errors import UsageError
 
 if TYPE_CHECKING:
     from evergrove.bench.measure import Bar
@@ -310,6 +311,8 @@ def forgetting(
     if cost:
         from evergrove.bench.forgetting.cost import measure
 
+        if device != "cpu":
+            raise UsageError("--cost measures CPU time; leave --device out")
         spent = measure("tiny" if quick else "avatars")
         return show.json(msgspec.to_builtins(spent)) if as_json else tables.tell_cost(spent)
     if tune:

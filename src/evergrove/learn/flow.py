@@ -85,7 +85,8 @@ def sample(
         raise UsageError(f"steps={steps} is not in 1 to {STEPS_MAX}")
     if method not in ("euler", "heun"):
         raise UsageError(f"unknown sampler '{method}'; known: euler, heun")
-    x, condition = noise.to(place_of(model)), condition.to(place_of(model))
+    at = place_of(model, noise.device)
+    x, condition = noise.to(at), condition.to(at)
     times = [i / steps for i in range(steps)]
     velocity = velocities(model, times, condition, guidance)
     for i in range(steps):
@@ -99,7 +100,7 @@ def sample(
 
 def estimate(model: Denoiser, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
     """x̂ (N, C, H, W), computed where the model is and brought back to where x_t is."""
-    at = place_of(model)
+    at = place_of(model, x_t.device)
     return model(x_t.to(at), t.to(at), condition.to(at)).to(x_t.device)
 
 

@@ -54,16 +54,16 @@ Estimate = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """x̂ (n, C, H, W) of step i at x_t (n, C, H, W), t (n,), code (n, F)."""
 
 
-def walk(x: Tensor, shift: Tensor, code: Tensor, steps: int, estimate: Estimate) -> list[Points]:
+def walk(x: Tensor, shift: Tensor, code: Tensor, steps: int, x_hat_of: Estimate) -> list[Points]:
     """The ``steps`` points of every trajectory from noise x (n, C, H, W), step by step.
 
-    ``estimate`` may also read its x̂ from a file, for x_t follows from the noise and the x̂'s alone. ``shift`` (n,)
+    ``x_hat_of`` may also read its x̂ from a file, for x_t follows from the noise and the x̂'s alone. ``shift`` (n,)
     in [0, 1) is how far each grid is shifted, in steps.
     """
     points = []
     t = torch.zeros(len(x))
     for i in range(steps):
-        x_hat = estimate(i, x, t, code)
+        x_hat = x_hat_of(i, x, t, code)
         points.append(Points(x.half(), t, code, x_hat.half()))
         t_next = (i + shift.clamp_min(0.05)) / steps
         velocity = (x_hat - x) / (1.0 - t).reshape(-1, 1, 1, 1)

@@ -1,7 +1,8 @@
 """A second device for tests: a torch backend that computes on the CPU and refuses to mix its tensors with the CPU's.
 
 So code that a GPU would stop ("expected all tensors to be on the same device") is stopped where there is no GPU, and
-what comes out can be compared to the last bit. It is torch's own seam for backends in Python (``PrivateUse1``).
+what comes out can be compared. It is torch's own seam for backends in Python (``PrivateUse1``). Two things pass here
+that a GPU refuses: chance drawn there by a generator of the CPU, and single numbers of both places in one operation.
 """
 
 from functools import cache
@@ -9,7 +10,6 @@ from typing import Any, Self
 
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "elsewhere"
 _CPU = torch.device("cpu")
@@ -64,7 +64,9 @@ def _far(t: Any) -> Any:
 
 @cache
 def opened() -> str:
-    """The name of the device, which is there from now on."""
+    """The name of the device, which is there from now on. To be called before a process's first pass backward."""
+    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
     _setup_privateuseone_for_python_backend(NAME)
     library = torch.library.Library("_", "IMPL")
     library.fallback(lambda op, *args, **kwargs: _call(op, args, kwargs), "PrivateUse1")

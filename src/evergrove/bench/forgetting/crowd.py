@@ -91,7 +91,7 @@ def _undone(jobs: Sequence[Job], places: Places) -> Iterator[Job]:
     for job in jobs:
         line = done.get((job.form.name, job.rival.name, job.seed))
         world, _ = _opened(job.form, places)
-        if line is None or line.settings != race.settings_of(job.rival, world, job.form.budget):
+        if not race.is_made(line, job.rival, world, job.form.budget):
             yield job
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from evergrove.bench import json_lines
 from evergrove.bench.forgetting import lines, looks, race, retention, worlds
@@ -85,7 +86,7 @@ def run(form: Form, rivals: Sequence[Rival], seeds: Sequence[int], places: Place
         for rival in rivals:
             stream = seen_by(form, rival, whole, seed)
             line = done.get((form.name, rival.name, seed))
-            if line is None or line.settings != race.settings_of(rival, world, form.budget):
+            if line is None or not race.is_made(line, rival, world, form.budget):
                 start = len(found) * n_lessons
                 told = functools.partial(_told, report, f"{form.name} {rival.name}, seed {seed}", start, total)
                 line = race.run(rival, world, judge, stream, seed, form.budget, told)
@@ -98,6 +99,8 @@ def run(form: Form, rivals: Sequence[Rival], seeds: Sequence[int], places: Place
 def opened(form: Form, places: Places, report: Report) -> tuple[World, Judge]:
     """The world and the judge of a form, where the race computes."""
     world, judge = worlds.open_world(form.world, places.folder, report), open_judge(form, places, report)
+    # A judge of convolutions reads with all of its bits, as on the CPU.
+    torch.backends.cudnn.allow_tf32 = False
     return world.to(places.device), judge.to(places.device)
 
 

@@ -58,7 +58,8 @@ def run(
 ) -> Line:
     """The whole stream by one strategy, and every measurement. The same arguments give the same line but its times.
 
-    Networks compute where the world's and the judge's are (``World.to``); rows, noise and chance are the same anywhere.
+    Networks compute where the world's and the judge's are (``World.to``); rows, noise and chance are the same anywhere,
+    and what comes out differs by rounding.
     """
     started_s = time.process_time()
     rival = routed(rival, world.model)
@@ -112,6 +113,18 @@ def settings_of(rival: Rival, world: World, budget: Budget) -> Settings:
     s = routed(rival, world.model).strategy
     words = f"lr={s.lr:g} {s.weights} {s.shares}"
     return Settings(world.plan.name, budget.steps, budget.batch, budget.sampler_steps, words)
+
+
+def is_made(line: Line | None, rival: Rival, world: World, budget: Budget) -> bool:
+    """Whether there is a line, with these settings, from such a device: lines of two devices are not one table."""
+    here = described(str(place_of(world.model)))
+    return line is not None and line.settings == settings_of(rival, world, budget) and _as_one(line.device, here)
+
+
+def _as_one(one: str, other: str) -> bool:
+    """All CPUs are; lines from before there was a choice are of a CPU."""
+    on_cpu = [name.startswith("cpu") or not name for name in (one, other)]
+    return all(on_cpu) or one == other
 
 
 def task_of(rival: Rival, carried: Carried, stream: Stream, i: int, room: "Room", seed: int, budget: Budget) -> Task:
