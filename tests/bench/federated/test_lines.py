@@ -57,6 +57,28 @@ def test_bytes_to_a_level_lie_on_straight_lines() -> None:
     assert [tables.megabytes(own, level) for level in (0.1, 0.4, 0.5, 0.7)] == ["2.0", "6.0", "7.0", "not reached"]
 
 
+def test_bytes_are_compared_on_the_same_fleets() -> None:
+    """The fleet's arm has a second seed, at .2, that the whole model has not: it is left out of their table."""
+    curve = ((4, 0.6, 1.0),)
+    found = [
+        line("uplink", "whole model n=20", 0.6, n_bytes=20_000_000, curve=curve),
+        line("quality", "fleet n=20", 0.6, n_bytes=1_000_000, curve=curve),
+        msgspec.structs.replace(line("quality", "fleet n=20", 0.2, n_bytes=1_000_000, curve=((4, 0.2, 1.0),)), seed=1),
+    ]
+    uplink = tables.page({one.key: one for one in found}).partition("Uplink of a device")[2]
+    assert "| fleet n=20 | 0.600 | 0.600 | 1,000,000 | 20.0 |" in uplink
+
+
+def test_a_larger_fleet_turns_devices_into_rounds() -> None:
+    """Twenty a round: 400 devices send the 15 updates each that they send in quarters of the fleet, in 300 rounds."""
+    arms = {arm.name: arm for arm in plan.quality(plan.best({}), (20, 100, 400))}
+    assert "fleet n=20, 20 a round" not in arms
+    for n, rounds in ((100, 150), (400, 300)):
+        few, many = arms[f"fleet n={n}, 20 a round"].spec, arms[f"fleet n={n}"].spec
+        assert (n / few.separation, few.rounds) == (20, rounds)
+        assert few.rounds / few.separation == many.rounds / many.separation
+
+
 def test_no_two_arms_share_a_name_and_the_least_error_is_chosen() -> None:
     """A name and a seed are a line's key; of three trials, the one of least error is used, and not the one of NaN."""
     trials = [arm for arm, _ in plan.tuning()]

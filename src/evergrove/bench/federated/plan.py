@@ -128,14 +128,26 @@ def quoted(chosen: Mapping[str, Arm], seeds: range, sizes: Sequence[int]) -> lis
 
 
 def quality(chosen: Mapping[str, Arm], sizes: Sequence[int]) -> list[Arm]:
-    """Without noise: the fleet beside training on the union, at as many samples."""
+    """Without noise: the fleet beside training on the union, at as many samples; a larger fleet also in more rounds."""
     arms = []
     for n in sizes:
         fleet, b = FleetPlan(n), SEPARATION.get(n, 1)
         apart, together = (replace(chosen[name].spec, separation=b) for name in ("open", "central"))
         arms.append(Arm("quality", f"fleet n={n}", "fleet", fleet, apart, curve=n == sizes[0]))
         arms.append(Arm("quality", f"central n={n}", "central", fleet, together))
+        if n > b * COHORT:
+            arms.append(Arm("quality", f"fleet n={n}, {COHORT} a round", "fleet", fleet, in_more_rounds(apart, n)))
     return arms
+
+
+COHORT = 20
+"""Devices a round of a fleet that turns more devices into more rounds."""
+
+
+def in_more_rounds(spec: Spec, n: int) -> Spec:
+    """The same number of updates a device, and so the same samples and bytes, in cohorts of ``COHORT``."""
+    b = n // COHORT
+    return replace(spec, rounds=spec.rounds * b // spec.separation, separation=b)
 
 
 def curve(chosen: Mapping[str, Arm], n: int) -> list[Arm]:

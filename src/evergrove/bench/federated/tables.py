@@ -75,7 +75,10 @@ def _lengths(own: Sequence[Line]) -> list[str]:
 
 
 def _uplink(lines: Lines) -> str:
+    """Of the seeds that every arm has: bytes to a quality are read off a mean over the same fleets."""
     groups = [*_by_arm(lines, "uplink"), *(pair for pair in _by_arm(lines, "quality") if pair[1][0].curve)]
+    common = set.intersection(*({line.seed for line in own} for _, own in groups)) if groups else set()
+    groups = [(name, [line for line in own if line.seed in common]) for name, own in groups if common]
     whole = max((own[0].n_bytes for name, own in groups if name.startswith("whole")), default=0)
     rows = [
         [name, _over(own, "right"), _over(own, "kept"), f"{own[0].n_bytes:,}", f"{whole / own[0].n_bytes:.1f}",
