@@ -191,7 +191,7 @@ def _job(
     if signed is not None:
         given = assist.read(trust.verify(*signed, 0.0), assembly.released(parts, with_teacher=False))
     read_s = time.process_time()
-    task = _task(parts, sizes, seed, given, sizes.steps)
+    task = job_of(parts, sizes, seed, given, sizes.steps)
     marks: list[float] = []
 
     def mark(rows: int) -> int:
@@ -209,7 +209,7 @@ def _job(
     return Run(read if given else 0.0, prepared, stepped, judged.mean(old), judged.mean(new))
 
 
-def _task(parts: assembly.Parts, sizes: Sizes, seed: int, given: assist.Assist | None, steps: int) -> Any:
+def job_of(parts: assembly.Parts, sizes: Sizes, seed: int, given: assist.Assist | None, steps: int) -> Any:
     """Two new emotions, ``n_new`` real pictures of each."""
     release = parts.release
     pack = pack_of_bytes((release.folder / PICTURES).read_bytes(), PICTURES)
@@ -228,7 +228,7 @@ def _task(parts: assembly.Parts, sizes: Sizes, seed: int, given: assist.Assist |
 
 def _count(parts: assembly.Parts, sizes: Sizes, given: assist.Assist | None) -> tuple[float, float]:
     """10⁹ floating-point operations before the first step, and in all steps (the first one, times their number)."""
-    task = _task(parts, sizes, 0, given, 1)
+    task = job_of(parts, sizes, 0, given, 1)
     attention = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_back,
