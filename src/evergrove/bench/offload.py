@@ -26,7 +26,7 @@ from evergrove.learn import assist
 from evergrove.learn.adapter import blank_adapter
 from evergrove.learn.adapter_file import adapter_of_bytes
 from evergrove.learn.oracle import load_oracle
-from evergrove.learn.strategies import Samples
+from evergrove.learn.strategies import Samples, Task
 from evergrove.learn.trainer import Hooks, train
 from evergrove.media.packs import pack_of_bytes
 from evergrove.rules import trust
@@ -209,7 +209,7 @@ def _job(
     return Run(read if given else 0.0, prepared, stepped, judged.mean(old), judged.mean(new))
 
 
-def job_of(parts: assembly.Parts, sizes: Sizes, seed: int, given: assist.Assist | None, steps: int) -> Any:
+def job_of(parts: assembly.Parts, sizes: Sizes, seed: int, given: assist.Assist | None, steps: int) -> Task:
     """Two new emotions, ``n_new`` real pictures of each."""
     release = parts.release
     pack = pack_of_bytes((release.folder / PICTURES).read_bytes(), PICTURES)

@@ -31,12 +31,13 @@ from .elsewhere import opened
 
 BUDGET = Budget(steps=26, batch=16)
 RACED = ("full", "rank1+gd", "ewc-lora", "o-lora", "evergrove", "shared", "device-once")
-"""Every way to train, to prepare and to carry on, with the release's own pictures from the first lesson on."""
+"""Each way to train, and of the ways to prepare and to carry on those that call networks differently; all with the
+release's own pictures from the first lesson on."""
 Losses = list[tuple[float, ...]]
 
 
 def test_networks_compute_elsewhere(folder: Path, classes: Classes, judge: Judge, tmp_path: Path) -> None:
-    """On a device that refuses to mix its tensors with the CPU's every kind of strategy gets through, and learns alike.
+    """On a device that refuses to mix its tensors with the CPU's these strategies get through, and learn alike.
 
     By the losses of a lesson's first steps, what it prepared and carried included; later Adam makes of a rounding in a
     gradient near zero a step like any other.
