@@ -85,7 +85,9 @@ def main() -> None:
                 quoted = plan.quoted(plan.best(lines.read(out)), range(options.seeds), sizes)
                 run_all(_among(quoted, only), out, options.device, pool)
                 run_all(_among(plan.local_tuning(), only), out, options.device, pool)
+                run_all(_among(plan.large_trials(), only), out, options.device, pool)
                 agreed = plan.local_work(plan.best_local(lines.read(out)), sizes)
+                agreed += plan.large_work(sizes[-1])
                 local = [(arm, seed) for arm in agreed for seed in range(options.seeds)]
                 run_all(_among(local, only), out, options.device, pool)
     print(tables.page(lines.read(out)))

@@ -1,7 +1,7 @@
 """The composition root of a fog: its parts are chosen and put together here, and nowhere else.
 
 A fog's folder holds ``fog/`` (state, waiting updates, sums), its server's key, and either ``authority/`` (it is its own
-certificate authority: small fleets) or what the cloud's gave: ``ca.pem``, ``server.pem``, ``server.key``, ``crl.pem``.
+certificate authority, ADR 0032) or what another fog's gave: ``ca.pem``, ``server.pem``, ``server.key``, ``crl.pem``.
 """
 
 import contextlib
@@ -107,7 +107,7 @@ class MadeFog:
     def invite(self, device: str) -> str:
         """A one-time token. Raises ``UsageError`` where the fog is not its own authority."""
         if self.authority is None:
-            raise UsageError("this fog enrols nobody: its certificates are from another authority; ask the cloud")
+            raise UsageError("this fog enrols nobody: its certificates are from another authority; invite the device there")
         return self.authority.issue_token(clock.now_s(), device)
 
 

@@ -222,7 +222,7 @@ def test_a_fog_of_another_authority_invites_nobody(tmp_path: Path) -> None:
                        ("crl.pem", authority.list_path.read_bytes())):  # fmt: skip
         (given / name).write_bytes(data)
     made = bootstrap_fog.open_fog(bootstrap_fog.FogPlace(given, "south", ("127.0.0.1",)), [], Gathering())
-    with pytest.raises(UsageError, match="ask the cloud"):
+    with pytest.raises(UsageError, match="invite the device there"):
         made.invite("kitchen")
     assert made.service.terms() is None
     assert not (given / "authority").exists()

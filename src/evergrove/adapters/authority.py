@@ -1,4 +1,4 @@
-"""The cloud's own certificate authority: who is a device of this fleet, until when, and who is not any more.
+"""A fog's own certificate authority (ADR 0032): who is a device of this fleet, until when, and who is not any more.
 
 A folder with the authority's key and certificate, its revocation list, and a small database of enrolment tokens (as
 hashes) and of certificates given. A token is good once, for a while: the same device may fetch its certificate again

@@ -16,7 +16,7 @@ from evergrove.bench.federated.whole import federate_whole
 from evergrove.bench.federated.world import Part, World, layout_of, narrowed, open_world
 from evergrove.core.rng import seed_of
 from evergrove.core.rng import stream as named
-from evergrove.learn.adapter import attach
+from evergrove.learn.adapter import attach, fuse
 from evergrove.learn.objective import data_loss, flow_rows
 from evergrove.rules.params import Layout, Slot, decode, encode
 
@@ -157,6 +157,27 @@ def test_the_rival_averages_every_weight(world: World, fleet: Fleet) -> None:
     assert n_bytes == 2 * (base + rows * world.model.tables[0].weight.shape[1])  # type: ignore[union-attr]
     before = dict(world.model.named_parameters())
     assert any(not torch.equal(p, before[name]) for name, p in module.named_parameters() if name in before)
+
+
+def test_the_rival_may_have_the_momentum_of_the_fleets_server(world: World, fleet: Fleet) -> None:
+    """The second of two rounds moves by what it does without momentum, and by half of the first round's step."""
+    spec = Spec(part=SMALL, local=Local(steps=1, batch=2, lr=1e-3), rounds=2)
+    found: dict[float, list[torch.Tensor]] = {}
+    for momentum in (0.0, 0.5):
+        seen = found.setdefault(momentum, [])
+
+        def told(done: int, module: torch.nn.Module, seen: list[torch.Tensor] = seen) -> None:
+            seen.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
+
+        federate_whole(world, fleet, replace(spec, momentum=momentum), 7, told)
+    (first, plain), (same, moving) = found[0.0], found[0.5]
+    start = first - (moving - plain) / 0.5
+    assert torch.equal(first, same)
+    assert not torch.allclose(first, plain)
+    crowd = Crowd(world, narrowed(world, SMALL), layout_of(world, narrowed(world, SMALL), fleet.vocabulary))
+    begun = crowd.adapter(crowd.start(torch.Generator().manual_seed(seed_of(7, "federated", "rows"))))
+    fused = torch.cat([p.detach().flatten() for p in fuse(world.model, crowd.basis, begun).parameters()])
+    torch.testing.assert_close(start, fused, rtol=0.0, atol=1e-6)
 
 
 def test_the_gate_is_asked_with_the_production_questions(world: World, fleet: Fleet, crowd: Crowd) -> None:

@@ -18,7 +18,9 @@ from evergrove.learn.together import clip_each
 from evergrove.rules.params import Layout
 
 CHUNK_ROWS = 512
-"""Pictures in one pass; devices beyond are trained after it. Nothing else depends on it."""
+"""Pictures in one pass; devices beyond are trained after it. Nothing else depends on it but the order of chance."""
+CHUNK_PATCHES = 2048 * 64
+"""The same on an accelerator, in patches of pictures: small ones go many at a time there."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,17 @@ class Crowd:
         self, release: Tensor, pictures: Pictures, local: Local, rng: torch.Generator, rate: float = 1.0
     ) -> Tensor:
         """What each device learnt from the ``release`` (d,): (D, d), unclipped. ``rate`` scales the learning rate."""
-        each = max(1, CHUNK_ROWS // local.batch)
+        each = max(1, self._rows_in_one_pass() // local.batch)
         parts = [
             self._learn(release, Pictures(images, codes), local, rng, rate)
             for images, codes in zip(torch.split(pictures.images, each), torch.split(pictures.codes, each), strict=True)
         ]
         return torch.cat(parts)
+
+    def _rows_in_one_pass(self) -> int:
+        config = self.world.model.config
+        on_cpu = self.world.device.type == "cpu"
+        return CHUNK_ROWS if on_cpu else CHUNK_PATCHES // (config.image_px // config.patch_px) ** 2
 
     def _learn(self, release: Tensor, pictures: Pictures, local: Local, rng: torch.Generator, rate: float) -> Tensor:
         n = len(pictures.images)

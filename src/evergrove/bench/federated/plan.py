@@ -8,6 +8,7 @@ tiny release has twelve looks and an oracle of six emotions: its trials (``local
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from evergrove.bench.federated.arms import Arm
 from evergrove.bench.federated.attacks import ATTACKS
@@ -122,13 +123,15 @@ def quoted(chosen: Mapping[str, Arm], seeds: range, sizes: Sequence[int]) -> lis
     """Everything that is quoted, what matters most first."""
     first, last = sizes[0], sizes[-1]
     arms = [*quality(chosen, sizes), *uplink(chosen, first), *poisoning(chosen, first)]
+    arms += [arm for n in sizes[1:2] for arm in uplink_of_many(chosen, n)]
     arms += [arm for n in reversed(sizes) for arm in curve(chosen, n)]
     arms += ablation(chosen, last)
     return [(arm, seed) for seed in seeds for arm in arms]
 
 
 def quality(chosen: Mapping[str, Arm], sizes: Sequence[int]) -> list[Arm]:
-    """Without noise: the fleet beside training on the union, at as many samples; a larger fleet also in more rounds."""
+    """Without noise: the fleet beside training on the union, at as many samples; a larger fleet also in more rounds,
+    and the union in as many steps as that."""
     arms = []
     for n in sizes:
         fleet, b = FleetPlan(n), SEPARATION.get(n, 1)
@@ -136,7 +139,9 @@ def quality(chosen: Mapping[str, Arm], sizes: Sequence[int]) -> list[Arm]:
         arms.append(Arm("quality", f"fleet n={n}", "fleet", fleet, apart, curve=n == sizes[0]))
         arms.append(Arm("quality", f"central n={n}", "central", fleet, together))
         if n > b * COHORT:
-            arms.append(Arm("quality", f"fleet n={n}, {COHORT} a round", "fleet", fleet, in_more_rounds(apart, n)))
+            cohorts, steps = in_more_rounds(apart, n), in_more_rounds(together, n)
+            arms.append(Arm("quality", f"fleet n={n}, {COHORT} a round", "fleet", fleet, cohorts))
+            arms.append(Arm("quality", f"central n={n}, {COHORT} a round", "central", fleet, steps))
     return arms
 
 
@@ -240,17 +245,107 @@ def best_local(lines: Mapping[tuple[str, int], Line]) -> Spec:
     return max(AGREED_GRID.items(), key=lambda one: right.get(f"trial: {one[0]}", 0.0))[1]
 
 
+UNMODULATED = Part(layers=("qkv", "proj", "mlp_in", "mlp_out"))
+LARGE_GRID: Mapping[str, Spec] = {
+    "clip 7": agreed(8, 80, 7.0),
+    "clip 14": agreed(8, 80, 14.0),
+    "clip 7, rank 4": agreed(8, 80, 7.0, rank=4, lr=3e-2),
+    "clip 14, rank 4": agreed(8, 80, 14.0, rank=4, lr=3e-2),
+    "clip 10, all but modulation": replace(agreed(8, 80, 10.0), part=UNMODULATED),
+    "clip 14, no noise": agreed(8, 80, 14.0),
+}
+"""The private form on *avatars*, in looks that it knows: a lower rank has less noise, and a higher rate for its fewer
+numbers."""
+
+
+def large_trials() -> list[tuple[Arm, int]]:
+    """``LARGE_GRID`` on a hundred devices in turns of four, under the noise of 400 at ε = 8. They see the emotions of
+    the test, in other looks."""
+    arms = []
+    for name, spec in LARGE_GRID.items():
+        spec = replace(spec, epsilon=None if name.endswith("no noise") else STANDS_FOR_400, separation=4)
+        arms.append(Arm("large", f"avatars trial: {name}", "fleet", new_emotions(100), spec))
+    return [(arm, TUNING_SEED) for arm in arms]
+
+
+def large_work(n: int) -> list[Arm]:
+    """What learns without noise, and the same under the noise that five times as many devices would have at ε = 8."""
+    made = {"clip 14": NOISE_OF_FIVE_TIMES, "clip 14, no noise": None}
+    return [
+        Arm(
+            "large", f"avatars local n={n} {name}", "fleet", new_emotions(n),
+            replace(LARGE_GRID["clip 14"], epsilon=epsilon, separation=SEPARATION.get(n, 1)),
+        )
+        for name, epsilon in made.items()
+    ]  # fmt: skip
+
+
+def formed(
+    spec: Spec, lr: float = 0.0, momentum: float | None = None, steps: int = 0, part: Part | None = None, bits: int = 16
+) -> Spec:
+    """The spec with another rate, server momentum, part, and with more steps in fewer rounds: as many in all."""
+    local = replace(spec.local, lr=lr or spec.local.lr, steps=steps or spec.local.steps)
+    rounds = spec.rounds * spec.local.steps // local.steps
+    momentum = spec.momentum if momentum is None else momentum
+    return replace(spec, local=local, rounds=rounds, momentum=momentum, part=part or spec.part, bits=bits)
+
+
+ADAPTERS: Mapping[str, Mapping[str, Any]] = {
+    "8 bits": {"bits": 8},
+    "rank 4": {"part": Part(rank=4)},
+    "rank 4, 8 bits": {"part": Part(rank=4), "bits": 8},
+    "rank 4, lr 0.03": {"part": Part(rank=4), "lr": 3e-2},
+    "rank 6, lr 0.02": {"part": Part(rank=6), "lr": 2e-2},
+    "lr 0.02": {"lr": 2e-2},
+    "all but modulation": {"part": UNMODULATED},
+    "all but modulation, lr 0.02": {"part": UNMODULATED, "lr": 2e-2},
+    "momentum 0.9": {"momentum": 0.9},
+    "10 steps a round": {"steps": 10},
+    "20 steps a round": {"steps": 20},
+    "momentum 0.9, 10 steps a round": {"momentum": 0.9, "steps": 10},
+    "lr 0.02, 10 steps a round": {"lr": 2e-2, "steps": 10},
+    "rank 6, lr 0.02, 10 steps a round": {"part": Part(rank=6), "lr": 2e-2, "steps": 10},
+    "rank 6, lr 0.02, 20 steps a round": {"part": Part(rank=6), "lr": 2e-2, "steps": 20},
+    "rank 6, lr 0.02, momentum 0.9, 10 steps a round": {
+        "part": Part(rank=6), "lr": 2e-2, "momentum": 0.9, "steps": 10,
+    },
+}  # fmt: skip
+"""What an adapter may send; rank 12 at the open rate is the fleet's own arm, in ``quality``."""
+WHOLE: Mapping[str, Mapping[str, Any]] = {
+    "lr 0.001": {"lr": 1e-3},
+    "lr 0.0005": {"lr": 5e-4},
+    "lr 0.002": {"lr": 2e-3},
+    "lr 0.004": {"lr": 4e-3},
+    "lr 0.002, 10 steps a round": {"lr": 2e-3, "steps": 10},
+    "lr 0.002, 20 steps a round": {"lr": 2e-3, "steps": 20},
+    "lr 0.001, server momentum": {"lr": 1e-3, "momentum": 0.7},
+    "lr 0.002, server momentum": {"lr": 2e-3, "momentum": 0.7},
+    "lr 0.0005, momentum 0.9": {"lr": 5e-4, "momentum": 0.9},
+    "lr 0.001, momentum 0.9": {"lr": 1e-3, "momentum": 0.9},
+    "lr 0.001, server momentum, 10 steps a round": {"lr": 1e-3, "momentum": 0.7, "steps": 10},
+    "lr 0.002, server momentum, 10 steps a round": {"lr": 2e-3, "momentum": 0.7, "steps": 10},
+    "lr 0.001, server momentum, 20 steps a round": {"lr": 1e-3, "momentum": 0.7, "steps": 20},
+}
+"""Plain federated averaging (no momentum), and averaging with server momentum, as the adapter has it."""
+
+
 def uplink(chosen: Mapping[str, Arm], n: int) -> list[Arm]:
-    """The whole model averaged, and updates in 8 bits; the fleet's own arm in 16 bits is in ``quality``."""
+    """The whole model averaged, and other forms of the adapter; the fleet's own arm in 16 bits is in ``quality``."""
     fleet, spec = FleetPlan(n), chosen["open"].spec
     plain = replace(spec, rate=1.0, momentum=0.0)
-    arms = [
-        Arm("uplink", f"whole model n={n}, lr {lr:g}", "whole", fleet, replace(plain, local=replace(spec.local, lr=lr)))
-        for lr in (5e-4, 1e-3, 2e-3)
-    ]
-    small = replace(spec, part=Part(rank=4))
-    made = {"8 bits": replace(spec, bits=8), "rank 4": small, "rank 4, 8 bits": replace(small, bits=8)}
-    arms += [Arm("uplink", f"{name} n={n}", "fleet", fleet, one) for name, one in made.items()]
+    arms = [Arm("uplink", f"whole model n={n}, {k}", "whole", fleet, formed(plain, **w)) for k, w in WHOLE.items()]
+    arms += [Arm("uplink", f"{name} n={n}", "fleet", fleet, formed(spec, **form)) for name, form in ADAPTERS.items()]
+    return [replace(arm, curve=True) for arm in arms]
+
+
+def uplink_of_many(chosen: Mapping[str, Arm], n: int) -> list[Arm]:
+    """The same for a larger fleet, ``COHORT`` a round: the adapter, and the whole model at its best rates."""
+    fleet = FleetPlan(n)
+    spec = in_more_rounds(replace(chosen["open"].spec, separation=SEPARATION.get(n, 1)), n)
+    plain = replace(spec, rate=1.0, momentum=0.0)
+    names = ("lr 0.001", "lr 0.002", "lr 0.004", "lr 0.001, server momentum", "lr 0.002, server momentum")
+    arms = [Arm("uplink", f"adapter n={n}", "fleet", fleet, spec)]
+    arms += [Arm("uplink", f"whole model n={n}, {k}", "whole", fleet, formed(plain, **WHOLE[k])) for k in names]
     return [replace(arm, curve=True) for arm in arms]
 
 

@@ -1,6 +1,7 @@
 """The rival by bytes: federated averaging of the whole model (McMahan et al. 2017), every weight trained and sent.
 
-The same fleet, rounds, local steps and pictures; the mean of what the devices learnt in float16, no noise.
+The same fleet, rounds, local steps and pictures; the mean of what the devices learnt in float16, no noise; the server's
+rate and momentum as for the fleet (FedAvgM).
 """
 
 import time
@@ -37,6 +38,7 @@ def federate_whole(
     start = crowd.start(torch.Generator().manual_seed(seed_of(seed, "federated", "rows")))
     module = fuse(world.model, basis, crowd.adapter(start))
     weights = {name: p.detach().clone() for name, p in module.named_parameters()}
+    moving = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in weights.items()}
     rng = torch.Generator(world.device).manual_seed(seed_of(seed, "federated", "local"))
     pictures = Pictures(*on(world.device, fleet.images, fleet.codes))
     for r in range(spec.rounds):
@@ -45,7 +47,8 @@ def federate_whole(
         learnt = _learn(module, weights, pictures.of(who), crowd, spec, rng, cool)
         for name, value in weights.items():
             sent = (learnt[name] - value).half().double()
-            weights[name] = value + (spec.rate * sent.mean(0)).float()
+            moving[name] = spec.momentum * moving[name] + sent.mean(0)
+            weights[name] = value + (spec.rate * moving[name]).float()
         _put(module, weights)
         told(r + 1, module)
     return module, 2 * sum(value.numel() for value in weights.values()), time.monotonic() - started
