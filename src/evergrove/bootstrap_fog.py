@@ -107,7 +107,9 @@ class MadeFog:
     def invite(self, device: str) -> str:
         """A one-time token. Raises ``UsageError`` where the fog is not its own authority."""
         if self.authority is None:
-            raise UsageError("this fog enrols nobody: its certificates are from another authority; invite the device there")
+            raise UsageError(
+                "this fog enrols nobody: its certificates are from another authority; invite the device there"
+            )
         return self.authority.issue_token(clock.now_s(), device)
 
 

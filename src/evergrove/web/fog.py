@@ -227,7 +227,9 @@ class FogApi:
 
     async def _enrolled(self, work: Callable[[Authority], Enrolled]) -> Response:
         if self.authority is None:
-            raise Refused(404, "not_offered", "nobody is enrolled at this fog; ask the one that gave it its certificate")
+            raise Refused(
+                404, "not_offered", "nobody is enrolled at this fog; ask the one that gave it its certificate"
+            )
         with self.enrolments.admit():
             given = await self.enrolments.run(partial(work, self.authority))
         return json_response(
