@@ -20,11 +20,17 @@ from evergrove.core import events as ev
 from evergrove.core.conditions import Factor, Vocabulary
 from evergrove.core.fog import Plan
 from evergrove.rules import params
+from evergrove.rules.privacy import books, words
 from evergrove.rules.privacy import ledger as ledgers
+from evergrove.rules.privacy.accounting import epsilon_of
+from evergrove.rules.privacy.blt import Blt
+from evergrove.rules.privacy.ledger import Budget
+from evergrove.rules.privacy.plan import NoisePlan
 from evergrove.runtime.driver import recover
 from evergrove.runtime.fog_noise import FogNoise, budget_of
 from evergrove.runtime.fog_service import FogService
 from evergrove.tiers import device as tier
+from evergrove.tiers.cloud import State
 
 VOCABULARY = Vocabulary((Factor("emotion", ("happy", "sad")),))
 LAYOUT = params.Layout("22" * 32, "33" * 32, 1, VOCABULARY, (params.Slot("a.B", (3, 2)),))
@@ -211,6 +217,25 @@ def test_a_cloud(cloud: Path, evergrove) -> None:  # type: ignore[no-untyped-def
     said = evergrove("audit", cloud)
     assert (said.code, "says ε = 0.7, its cohorts cost ∞" in said.err) == (1, True)
     assert evergrove("audit", cloud, "--empirical").code == 2
+
+
+def test_the_ledgers_of_a_cloud(cloud: Path, evergrove) -> None:  # type: ignore[no-untyped-def]
+    """By the cloud's name of each fog: from its snapshot and from its log; a round of both is there once."""
+    plan = NoisePlan(1, "north", 8, 2, 2, 10, 25, 1.0, 4.2, Blt((0.5,), (0.5,)))
+    noise = words.words_of(plan, Budget())
+    assert noise is not None
+    assert evergrove("audit", cloud, "--json").json["streams"] == []
+    log = EventLog(cloud / "log", Codec(cloud_events.encode, cloud_events.decode))
+    with closing(log):
+        known = State(books=books.booked({}, "7", noise, 1, 4))
+        log.snapshot(3, msgspec.json.encode(known))
+        for fog, number in (("7", 3), ("8", 0)):
+            cohort = cloud_events.CohortSum(fog, 1, number, "ab" * 32, 4000, 5, 0.7)
+            log.append([cloud_events.CohortReceived(cohort, noise)], 6.0)
+    said = evergrove("audit", cloud, "--json")
+    assert [(one["fog"], one["rounds"]) for one in said.json["streams"]] == [("7", 5), ("8", 1)]
+    assert said.json["streams"][0]["epsilon"] == pytest.approx(epsilon_of(plan.mu_squared(5), 1e-6))
+    assert "ε ledgers that this cloud keeps" in evergrove("audit", cloud).out
 
 
 def test_the_noise_of_settings_and_of_nothing(evergrove, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

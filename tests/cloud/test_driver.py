@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import fleets
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,14 @@ from evergrove.adapters.tuf_keys import Signers
 from evergrove.core import cloud_events as ev
 from evergrove.core.errors import AgentBusy, UsageError
 from evergrove.core.rollout import DeviceReport, offer
+from evergrove.core.sums import NoisedSum, noised_sum
 from evergrove.media.packs import read_pack
+from evergrove.rules import fleet_sums
+from evergrove.rules.privacy import words
+from evergrove.rules.privacy.accounting import calibrate
+from evergrove.rules.privacy.blt import Blt
+from evergrove.rules.privacy.ledger import Budget
+from evergrove.rules.privacy.plan import NoisePlan
 from evergrove.runtime import assembly
 from evergrove.runtime.cloud import CloudDriver
 from evergrove.runtime.rollouts import Rollouts, opened
@@ -133,10 +141,8 @@ def test_a_sum_that_is_not_of_the_plan_is_refused(
         "vector": fleet.learnt[0], "generation": 1, "base": fleet.layout.base, "basis": fleet.layout.basis,
         "n_updates": COHORT, "denominator": COHORT, "noise": None, "number": 5,
     }  # fmt: skip
-    from evergrove.core.sums import noised_sum
-
-    words = {**values, **change}
-    hand_up(cloud, noised_sum(words.pop("vector"), **words))
+    said = {**values, **change}
+    hand_up(cloud, noised_sum(said.pop("vector"), **said))
     state = drive(cloud, 2)
     (refused,) = facts(cloud, ev.CohortRefused)
     assert reason in refused.reason
@@ -144,6 +150,50 @@ def test_a_sum_that_is_not_of_the_plan_is_refused(
     inbox = Inbox(cloud / "flower" / "collected" / "inbox.db")
     assert inbox.waiting() == []
     inbox.close()
+
+
+def noised(fleet: Fleet, number: int, clip: float = fleets.CLIP, rounds: int = 8, lifetime: float = 0.8) -> NoisedSum:
+    """A sum with noise for ε = 1, of a fog that has promised its devices ``lifetime``."""
+    plan = NoisePlan(1, "north", rounds, 2, 2, COHORT, fleet.layout.n_numbers, clip, calibrate(1.0, 1e-6), Blt())
+    return noised_sum(
+        fleet.learnt[0], generation=1, base=fleet.layout.base, basis=fleet.layout.basis, n_updates=COHORT,
+        denominator=COHORT, noise=words.words_of(plan, Budget(1e-6, 1.0, lifetime)), number=number,
+    )  # fmt: skip
+
+
+def test_the_cloud_keeps_a_ledger_of_its_own(cloud: Path, fleet: Fleet) -> None:
+    """A first round is charged once; what passes the lifetime, or changes the plan, is refused for good. Started again,
+    from the log or from a snapshot, the cloud still knows; a fog without noise goes on as it did.
+    """
+    fitting = noised(fleet, 0)
+    hand_up(cloud, fitting)
+    state = drive(cloud, 2)
+    (spent,) = state.books["north"].streams
+    assert (spent.plan, spent.rounds) == (words.plan_of(fitting)[0], 1)
+    (received,) = facts(cloud, ev.CohortReceived)
+    assert (received.noise, received.cohort.epsilon) == (fitting.noise, fleet_sums.cohort_of("north", fitting).epsilon)
+
+    hand_up(cloud, noised(fleet, 7), noised(fleet, 1, rounds=9), noised(fleet, 7, lifetime=8.0))
+    state = drive(cloud, 2)
+    lifetime, plan, raised = (refused.reason for refused in facts(cloud, ev.CohortRefused))
+    assert "the lifetime of a device to ε = " in lifetime
+    assert "the budget is 0.8" in lifetime
+    assert "another noise plan" in plan
+    assert raised == lifetime, "a promise is not taken back"
+    assert (state.n_counted, state.books["north"].streams) == (1, (spent,))
+
+    inbox = Inbox(cloud / "flower" / "collected" / "inbox.db")
+    assert inbox.waiting() == []
+    inbox.close()
+    with opened(cloud) as rollouts:
+        rollouts._log.snapshot(rollouts._seq, msgspec.json.encode(rollouts.cloud))
+    (cloud / "flower" / "collected" / "inbox.db").unlink()  # everything comes once more
+    hand_up(cloud, fitting, noised(fleet, 7))
+    hand_up(cloud, *two_cohorts(fleet)[:1], fog="south")
+    state = drive(cloud, 1)
+    assert [c.fog for c in (state.work.cohorts if state.work else state.waiting)] == ["north", "south"]
+    assert (state.n_counted, list(state.books), state.books["north"].streams) == (2, ["north"], (spent,))
+    assert facts(cloud, ev.CohortRefused)[-1].reason == lifetime
 
 
 # ---- poison ----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,10 @@ from evergrove.core.measures import Comparison
 from evergrove.core.rollout import FULL
 from evergrove.core.rollout import Policy as Stages
 from evergrove.rules import gate, rollout
+from evergrove.rules.privacy import words
+from evergrove.rules.privacy.blt import Blt
+from evergrove.rules.privacy.ledger import Budget
+from evergrove.rules.privacy.plan import NoisePlan
 from evergrove.rules.privacy.quantile import N_COUNTS, Tally
 from evergrove.tiers.cloud import Policy, State, next_due, settle, step, under_way
 
@@ -294,6 +298,38 @@ def test_counts_of_norms_are_added_up_once_by_fog() -> None:
     assert (until["north"].noise_std, until["south"].noise_std) == (3.0, 6.0 + 4 * 3.0)
     assert cloud.folded() == cloud.state
     assert msgspec.json.decode(msgspec.json.encode(cloud.state), type=State) == cloud.state
+
+
+def test_sums_with_noise_are_charged_once_and_over_all_generations() -> None:
+    """Rounds 2, 2 and 1 are three; the next generation is charged beside them. Folded it is the same; a state from
+    before there were ledgers is read; a sum without noise, refused or put off charges nothing.
+    """
+
+    def noised(number: int, generation: int = 1) -> ev.CohortReceived:
+        made = NoisePlan(generation, "north", 8, 2, 2, 10, 25, 1.0, 4.2, Blt((0.5,), (0.5,)))
+        return ev.CohortReceived(cohort(number, generation=generation), words.words_of(made, Budget()))
+
+    cloud = Cloud(msgspec.structs.replace(POLICY, cohorts=5))
+    cloud.hear(noised(2), noised(2), noised(1), noised(3, generation=2), ev.CohortReceived(cohort(7)))
+    (spent,) = cloud.state.books["north"].streams
+    assert (spent.rounds, spent.plan.generation, cloud.state.books["north"].budget) == (3, 1, Budget())
+    full = msgspec.structs.replace(cloud.state, waiting=(cohort(1),) * POLICY.waiting_max)
+    assert settle(cloud.policy, full, noised(5), 0.0)[0] is full
+
+    cloud.hear(ev.MergeRequested("me"))
+    cloud.hear(ev.CandidateMade("cloud-00001", "candidate of cloud-00001", None, 9.0))
+    flat = measured("cloud-00001")
+    cloud.hear(ev.FleetMeasured(flat.job, flat.candidate, 1.0, flat.comparisons[:3], (), 1.0))
+    roll_out(cloud, "cloud-00001", "next", 2, generation=2)
+    cloud.hear(noised(0, generation=2))
+    assert [(s.plan.generation, s.rounds) for s in cloud.state.books["north"].streams] == [(1, 3), (2, 1)]
+    assert cloud.folded() == cloud.state
+    known = msgspec.to_builtins(cloud.state)
+    assert msgspec.convert(known, State) == cloud.state
+    del known["books"]
+    assert msgspec.convert(known, State).books == {}
+    old = msgspec.json.encode(ev.CohortReceived(cohort(1))).replace(b',"noise":null', b"")
+    assert ev.decode(old) == ev.CohortReceived(cohort(1)), "a fact from before"
 
 
 def test_an_order_that_makes_no_sense_is_logged_as_refused() -> None:

@@ -154,6 +154,9 @@ def _tell(found: "Findings") -> None:
         show.line(found.told.protection)
     if found.kind == "fog":
         _streams_table(found)
+    if found.kind == "cloud" and found.streams:
+        show.line("\nε ledgers that this cloud keeps of its fogs (with all before: wherever a device was before):")
+        _streams_rows(found)
     if found.releases:
         show.line("\nε of each release (signed, and by its cohorts; ∞ means no bound):")
         rows = [
@@ -184,6 +187,10 @@ def _streams_table(found: "Findings") -> None:
     else:
         lifetime = _word(found.budget[1] if found.budget else None)
         show.line(f"\nε ledger (δ = {found.delta:g}): budget {bound:g} a generation, {lifetime} a lifetime.")
+    _streams_rows(found)
+
+
+def _streams_rows(found: "Findings") -> None:
     rows = [
         (str(s.generation), s.fog, f"{s.rounds} of {s.rounds_most}", _word(s.epsilon), _word(s.epsilon_lifetime))
         for s in found.streams

@@ -10,6 +10,7 @@ from evergrove.core.conditions import Code
 from evergrove.core.errors import CorruptState
 from evergrove.core.measures import Comparison
 from evergrove.core.rollout import Mark, Policy, Stage
+from evergrove.core.sums import Noise
 
 SCHEMA = 1
 """Version of the encoding; a log of another version is refused."""
@@ -74,9 +75,14 @@ class GenerationOpened(CloudFact, frozen=True, tag="generation_opened"):
 
 
 class CohortReceived(CloudFact, frozen=True, tag="cohort_received"):
-    """A fog handed a cohort's sum up, and it is durable here. It may be handed up again: it counts once."""
+    """A fog handed a cohort's sum up, and it is durable here. It may be handed up again: it counts once.
+
+    ``noise``: its plan and budget in the words that it came with (``rules/privacy/words``), for the cloud's ε ledger;
+    None: no noise, or logged before the cloud kept one.
+    """
 
     cohort: CohortSum
+    noise: Noise | None = None
 
 
 class CohortRefused(CloudFact, frozen=True, tag="cohort_refused"):

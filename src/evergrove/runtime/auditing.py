@@ -18,11 +18,13 @@ from evergrove.core import cloud_events, events
 from evergrove.core.config import Config
 from evergrove.core.errors import CorruptState, UsageError
 from evergrove.core.release import Publication
+from evergrove.rules.privacy import books
 from evergrove.rules.privacy import ledger as ledgers
 from evergrove.rules.privacy.history import Entry
 from evergrove.rules.privacy.ledger import Budget, Ledger, Line
 from evergrove.rules.privacy.plan import NoisePlan
 from evergrove.runtime.driver import recover
+from evergrove.tiers import cloud as cloud_tier
 from evergrove.tiers import device as tier
 from evergrove.views import spending
 from evergrove.views.byte_ledger import Sending, book
@@ -65,7 +67,8 @@ class Findings(msgspec.Struct, frozen=True):
     """Everything that was found. ``events`` rows were checked; ``faults`` are sentences, none where all is well.
 
     ``sent`` is the byte ledger, ``trust`` says who is trusted with what. A fog has ``delta``, ``budget`` (of a
-    generation and of a lifetime; None: no bound), ``streams`` and ``rounds``; a cloud ``releases``; a device ``told``.
+    generation and of a lifetime; None: no bound), ``streams`` and ``rounds``; a cloud ``releases`` and ``streams``, of
+    all fogs by its own ledgers; a device ``told``.
     """
 
     kind: str
@@ -152,16 +155,23 @@ def latest_stream(folder: Path, database: str | None = None) -> tuple[NoisePlan,
 
 
 def audit_cloud(folder: Path) -> Findings:
-    """A cloud's log, checked row by row, and each release: what was signed of it, against what its cohorts cost."""
+    """A cloud's log, checked row by row, each release: what was signed of it, against what its cohorts cost; its books.
+
+    What was charged before the oldest row that the log still has is in its snapshot; charged again, nothing is twice.
+    """
     faults: list[str] = []
+    charged: dict[str, Ledger] = {}
     rows: list[tuple[float, cloud_events.CloudEvent]] = []
     if (folder / "log").exists():
         log = EventLog(folder / "log", Codec(cloud_events.encode, cloud_events.decode), read_only=True)
         with contextlib.closing(log):
             try:
+                saved = log.latest_snapshot()
+                charged = {} if saved is None else msgspec.json.decode(saved[1], type=cloud_tier.State).books
                 for row in log.replay(log.first_seq - 1):
                     rows.append((row.at_s, row.event))
-            except CorruptState as fault:
+                    charged = _charged(charged, row.event)
+            except (CorruptState, msgspec.MsgspecError) as fault:
                 faults.append(str(fault))
     repository = Repository(folder / "repository")
     published: tuple[Publication, ...] = repository.publications() if repository.exists else ()
@@ -176,7 +186,16 @@ def audit_cloud(folder: Path) -> Findings:
         for at_s, event in rows
         if isinstance(event, cloud_events.CohortReceived)
     )
-    return Findings("cloud", folder.name, len(rows), sent, CLOUD, tuple(faults), releases=releases)
+    streams = books.lines(charged)
+    return Findings("cloud", folder.name, len(rows), sent, CLOUD, tuple(faults), streams=streams, releases=releases)
+
+
+def _charged(before: dict[str, Ledger], event: cloud_events.CloudEvent) -> dict[str, Ledger]:
+    """A cloud's books after one of its facts."""
+    if not isinstance(event, cloud_events.CohortReceived) or event.noise is None:
+        return before
+    one = event.cohort
+    return books.booked(before, one.fog, event.noise, one.generation, one.number)
 
 
 def _past_budget(ledger: Ledger) -> list[str]:

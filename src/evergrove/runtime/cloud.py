@@ -34,6 +34,7 @@ from evergrove.core.cloud_jobs import (
 )
 from evergrove.core.errors import AgentBusy, EvergroveError
 from evergrove.rules import fleet_sums, params
+from evergrove.rules.privacy import books
 from evergrove.runtime import cloud_candidate, cloud_golden, cloud_reports
 from evergrove.runtime.cloud_workers import Processes, Running, Workers, outcome_in, prepare
 from evergrove.runtime.rollouts import Rollouts, held
@@ -122,11 +123,12 @@ class CloudDriver:
                 why = ""
                 if cohort.generation == self.state.generation:
                     why = fleet_sums.refusal(arrival.sum, self._layout_of(self.state.release), self._rollouts.gather())
+                    why = why or books.refusal(self.state.books, arrival.fog, arrival.sum)
                 if why:
                     effects = self._rollouts.feed(ev.CohortRefused(cohort, why), self._now_s())
                 else:
                     self._store.keep_sum(arrival.sum)
-                    effects = self._rollouts.feed(ev.CohortReceived(cohort), self._now_s())
+                    effects = self._rollouts.feed(ev.CohortReceived(cohort, arrival.sum.noise), self._now_s())
                 (answer,) = (effect for effect in effects if isinstance(effect, do.AnswerFog))
                 if answer.outcome == "later":
                     return

@@ -1,7 +1,7 @@
 """What every release of a cloud has spent of its users' ε, as a fold over its log, held against what was signed of it.
 
-A device has one home fog in a generation, so a generation costs what its most expensive fog has cost; generations add
-up by their fogs' own ledgers (``rules/privacy/ledger``), which a cloud does not hold.
+A device has one home fog in a generation, so a generation costs what its most expensive fog has cost. That is all that
+is signed of a release; generations add up in the ledgers that the cloud keeps of its fogs (``rules/privacy/books``).
 """
 
 import math

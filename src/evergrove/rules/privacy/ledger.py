@@ -8,6 +8,7 @@ for Gaussian DP'). What is *spent* so far is a reading. Charged before a release
 """
 
 import math
+from functools import lru_cache
 
 import msgspec
 
@@ -16,6 +17,7 @@ from evergrove.rules.privacy.accounting import EPSILON_BUDGET, epsilon_of, mu_sq
 from evergrove.rules.privacy.plan import NoisePlan
 
 STREAMS_MAX = 10_000
+FOGS_WAY_OUT = "nothing was released; begin a new generation, or raise the budget and say so"
 
 
 class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,7 +54,7 @@ class Spent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def mu_squared(self) -> float:
         """Σ μ² of this stream."""
-        return self.plan.mu_squared(self.rounds)
+        return _mu_squared(self.plan, self.rounds)
 
 
 class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,7 +98,7 @@ def open_stream(ledger: Ledger, plan: NoisePlan) -> Ledger:
         return ledger
     if len(ledger.streams) >= STREAMS_MAX:
         raise UsageError(f"a ledger holds at most {STREAMS_MAX} noise streams")
-    _check(_with(ledger, Spent(plan, 1)), plan.generation)
+    _check(_with(ledger, Spent(plan, 1)), plan.generation, FOGS_WAY_OUT)
     return _with(ledger, Spent(plan))
 
 
@@ -116,14 +118,7 @@ def charge_round(ledger: Ledger, generation: int, fog: str, round_: int) -> Ledg
         raise UsageError(
             f"round {round_} of generation {generation} at '{fog}' comes after round {spent.rounds}, not now"
         )
-    if round_ >= spent.plan.rounds:
-        raise BudgetSpent(
-            f"generation {generation} at '{fog}' has released the {spent.plan.rounds} rounds that its noise is made "
-            "for: begin a new generation"
-        )
-    after = _with(ledger, msgspec.structs.replace(spent, rounds=round_ + 1))
-    _check(after, generation)
-    return after
+    return _charged(ledger, spent, round_, FOGS_WAY_OUT)
 
 
 def charge_through(ledger: Ledger, generation: int, fog: str, round_: int) -> Ledger:
@@ -132,9 +127,10 @@ def charge_through(ledger: Ledger, generation: int, fog: str, round_: int) -> Le
     The same ledger where it is charged already: a cloud may be handed the same bytes twice. Raises ``BudgetSpent``
     where the round would pass the budget: then the cloud does not take it, whatever its fog thought.
     """
-    while (spent := _open(ledger, generation, fog)).rounds <= round_:
-        ledger = charge_round(ledger, generation, fog, spent.rounds)
-    return ledger
+    spent = _open(ledger, generation, fog)
+    if round_ < spent.rounds:
+        return ledger
+    return _charged(ledger, spent, round_, "the cloud does not take it")  # the last costs no less than those before
 
 
 class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -214,6 +210,19 @@ def _open(ledger: Ledger, generation: int, fog: str) -> Spent:
     return spent
 
 
+def _charged(ledger: Ledger, spent: Spent, round_: int, way_out: str) -> Ledger:
+    """The ledger with this stream's rounds up to ``round_``. Raises ``BudgetSpent``."""
+    plan = spent.plan
+    if round_ >= plan.rounds:
+        raise BudgetSpent(
+            f"generation {plan.generation} at '{plan.fog}' has released the {plan.rounds} rounds that its noise is "
+            "made for: begin a new generation"
+        )
+    after = _with(ledger, msgspec.structs.replace(spent, rounds=round_ + 1))
+    _check(after, plan.generation, way_out)
+    return after
+
+
 def _with(ledger: Ledger, spent: Spent) -> Ledger:
     key = (spent.plan.generation, spent.plan.fog)
     others = [s for s in ledger.streams if (s.plan.generation, s.plan.fog) != key]
@@ -229,7 +238,7 @@ def _by_generation(ledger: Ledger) -> dict[int, float]:
     return largest
 
 
-def _check(after: Ledger, generation: int) -> None:
+def _check(after: Ledger, generation: int, way_out: str) -> None:
     """Raises ``BudgetSpent`` where the ledger would be past its budget."""
     spent, delta = _by_generation(after), after.budget.delta
     for what, bound, mu_squared in (
@@ -239,6 +248,11 @@ def _check(after: Ledger, generation: int) -> None:
         if bound is not None and not mu_squared <= mu_squared_within(bound, delta):
             raise BudgetSpent(
                 f"another release would bring {what} to ε = {epsilon_of(mu_squared, delta):.4g}, the budget is "
-                f"{bound:g} (δ = {delta:g}): nothing was released; begin a new generation, or raise the budget and say "
-                "so"
+                f"{bound:g} (δ = {delta:g}): {way_out}"
             )
+
+
+@lru_cache(maxsize=65_536)
+def _mu_squared(plan: NoisePlan, rounds: int) -> float:
+    """A ledger adds the same streams up at every round."""
+    return plan.mu_squared(rounds)

@@ -6,7 +6,7 @@ from evergrove.core import cloud_effects as do
 from evergrove.core import cloud_events as ev
 from evergrove.core.conditions import everything
 from evergrove.rules import gate
-from evergrove.rules.privacy import quantile
+from evergrove.rules.privacy import books, quantile
 from evergrove.rules.probation import elapsed
 from evergrove.tiers.cloud.state import (
     Effects,
@@ -25,7 +25,7 @@ from evergrove.tiers.cloud.state import (
 
 
 def receive(policy: Policy, state: State, event: ev.CohortReceived, now_s: float) -> Result:
-    """A sum counts once, whoever hands it up how often; the fog hears the same answer each time."""
+    """A sum counts and is charged once, whoever hands it up how often; the fog hears the same answer each time."""
     cohort = event.cohort
     before = state.counted.get(cohort.id)
     if before == cohort.digest:
@@ -47,6 +47,9 @@ def receive(policy: Policy, state: State, event: ev.CohortReceived, now_s: float
     if cohort.norms is not None:
         tally = quantile.added(state.norms.get(cohort.fog, quantile.Tally()), cohort.norms, cohort.number)
         state = change(state, norms={**state.norms, cohort.fog: tally})
+    if event.noise is not None:
+        charged = books.booked(state.books, cohort.fog, event.noise, cohort.generation, cohort.number)
+        state = change(state, books=charged)
     return state, [do.AnswerFog(cohort, "counted"), *begin(policy, state, now_s)]
 
 

@@ -14,6 +14,7 @@ from evergrove.core.cloud_events import CohortSum
 from evergrove.core.conditions import Code
 from evergrove.core.errors import UsageError
 from evergrove.rules import gate
+from evergrove.rules.privacy.ledger import Ledger
 from evergrove.rules.privacy.quantile import Tally
 from evergrove.rules.rollout import State as RolloutState
 
@@ -81,9 +82,11 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``waiting`` are counted sums that no job has, ``since_s`` when the first of them came. ``counted`` maps the id of
     each sum of this generation and the one before to its digest. ``spent`` is the ε of each fog whose sums went into a
-    candidate of this generation (None: no bound). ``norms`` are each fog's counts of norms in it. ``merge``: the next
-    generation was asked for, with ``merge_clip``. ``lines`` are the releases that may be gone on from. ``n_spent``
-    counts the cohorts that went into a job which has ended, ``n_dropped`` those that their generation ended before.
+    candidate of this generation (None: no bound). ``books`` is the ε ledger of each fog over all generations, charged
+    with every sum that was counted with noise (``rules/privacy/books``). ``norms`` are each fog's counts of norms in
+    this generation. ``merge``: the next generation was asked for, with ``merge_clip``. ``lines`` are the releases that
+    may be gone on from. ``n_spent`` counts the cohorts that went into a job which has ended, ``n_dropped`` those that
+    their generation ended before.
     """
 
     generation: int = 0
@@ -95,6 +98,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     since_s: float = 0.0
     counted: dict[str, str] = {}
     spent: dict[str, float | None] = {}
+    books: dict[str, Ledger] = {}
     work: Work | None = None
     norms: dict[str, Tally] = {}
     merge: bool = False
