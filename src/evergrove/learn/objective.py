@@ -95,8 +95,13 @@ def join(batches: Sequence[Batch]) -> Batch:
 
 def data_loss(model: Denoiser, batch: Batch) -> Tensor:
     """The first three terms of L: Σ weight·mean over pixels of (x̂ − target)² (a scalar)."""
+    return row_losses(model, batch).sum()
+
+
+def row_losses(model: Denoiser, batch: Batch) -> Tensor:
+    """The part of each row in ``data_loss``: (N,)."""
     x_hat = model(batch.x_t, batch.t, batch.code)
-    return (batch.weight * (x_hat - batch.target).square().mean(dim=(1, 2, 3))).sum()
+    return batch.weight * (x_hat - batch.target).square().mean(dim=(1, 2, 3))
 
 
 def ewc_loss(parameters: Mapping[str, Tensor], anchor: Anchor, weight_ewc: float) -> Tensor:

@@ -146,12 +146,17 @@ def _step(
         hooks.aside()
     norm = torch.nn.utils.clip_grad_norm_(list(learner.parameters.values()), task.recipe.clip)
     if not (torch.isfinite(norm) and math.isfinite(loss)):
-        raise EvergroveError(
-            f"training diverged at step {step + 1} (loss {loss}); no candidate was made."
-            f" Lower the learning rate (now {learning_rate(task, step):.2g}) or check the observations, and learn again"
-        )
+        raise diverged(task, step, loss)
     optimiser.step()
     return loss
+
+
+def diverged(task: Task, step: int, loss: float) -> EvergroveError:
+    """What is said of a task whose loss or gradient stopped being finite at a step."""
+    return EvergroveError(
+        f"training diverged at step {step + 1} (loss {loss}); no candidate was made."
+        f" Lower the learning rate (now {learning_rate(task, step):.2g}) or check the observations, and learn again"
+    )
 
 
 def learning_rate(task: Task, step: int) -> float:
