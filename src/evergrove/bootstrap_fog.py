@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,7 +24,6 @@ from evergrove.adapters.fog_store import FogStore
 from evergrove.adapters.release import Release, open_release
 from evergrove.core.conditions import nearest
 from evergrove.core.errors import ConfigError, CorruptState, UsageError
-from evergrove.core.ports import Fog
 from evergrove.core.sections import FogWeb, Gathering, Range
 from evergrove.rules import following as rules
 from evergrove.rules import params
@@ -37,6 +37,9 @@ from evergrove.web.fog import FogApi, create_app
 from evergrove.web.fog_door import DoorApi
 from evergrove.web.fog_server import Door, FogServer, run
 from evergrove.web.news import News
+
+if TYPE_CHECKING:
+    from evergrove.runtime.fog import LocalFog
 
 AUTHORITY, SERVER, SERVER_KEY = "authority", "server.pem", "server.key"
 DOOR_TOKEN, FOLLOWED, MIRROR = "door.token", "followed", "mirror"
@@ -75,7 +78,8 @@ class FogPlace:
 class MadeFog:
     """A fog that was put together. ``keys`` are what devices write into their configuration.
 
-    ``door_token`` is the file of the door's token, ``link`` brings what closes up to the cloud.
+    ``door_token`` is the file of the door's token, ``link`` brings what closes up to the cloud, ``helper`` computes for
+    devices.
     """
 
     service: FogService
@@ -86,6 +90,7 @@ class MadeFog:
     door_token: Path | None = None
     link: CloudLink | None = None
     mirror: mirroring.Mirror | None = None
+    helper: "LocalFog | None" = None
 
     async def run(self, bound: socket.socket, ready: Callable[[], None], door: socket.socket | None = None) -> None:
         """Serves until the process is told to stop. ``door``: the socket of the door, where the place has one."""
@@ -102,6 +107,8 @@ class MadeFog:
                 self.link.stop()
             if self.mirror is not None:
                 self.mirror.close()
+            if self.helper is not None:
+                self.helper.close()
             self.service.store.close()
 
     def invite(self, device: str) -> str:
@@ -165,7 +172,7 @@ def open_fog(place: FogPlace, names: Sequence[str], gathering: Gathering, limits
     def tls() -> ssl.SSLContext:
         return x.server_context(ca, place.folder / SERVER, place.folder / SERVER_KEY)
 
-    return MadeFog(service, ca, keys, authority, server, token_file, link, mirror)
+    return MadeFog(service, ca, keys, authority, server, token_file, link, mirror, helper)
 
 
 def gathering_of(words: Sequence[str]) -> Gathering:
@@ -256,7 +263,7 @@ def _linked(place: FogPlace, token_file: Path | None) -> flower.Fog | None:
     )
 
 
-def _helper(place: FogPlace, opened: Sequence[Release], files: Files) -> tuple[Fog | None, dict[str, str]]:
+def _helper(place: FogPlace, opened: Sequence[Release], files: Files) -> tuple["LocalFog | None", dict[str, str]]:
     """Who computes assists, and the keys by which devices know it."""
     if not (place.assist or place.trusted):
         return None, {}

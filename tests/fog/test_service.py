@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -322,6 +323,28 @@ def test_help_is_given_where_it_is_configured(tmp_path: Path) -> None:
         assert caught.value.reason == "closed"
         client.close()
         line.close()
+
+
+def test_trusted_requests_reach_the_helper_together(tmp_path: Path) -> None:
+    """It cannot train in one pass what it has not been handed."""
+
+    class Gathering(Helper):
+        """Answers when two are with it."""
+
+        both = threading.Barrier(2, timeout=10.0)
+
+        def trusted(self, request: bytes) -> bytes:
+            self.both.wait()
+            return super().trusted(request)
+
+    line = Line(tmp_path, helper=Gathering(), trusted=True)
+    clients = [line.join("a"), line.join("b")]
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(client.trusted, b"abc") for client in clients]
+        assert [one.result(timeout=30) for one in asked] == [b"cba", b"cba"]
+    for client in clients:
+        client.close()
+    line.close()
 
 
 def test_a_fog_that_offers_nothing_says_so(tmp_path: Path) -> None:

@@ -1,13 +1,20 @@
 """Offloading, both sides in one process: assists are made once and checked, trusted work is sealed and the same."""
 
+import contextlib
+import gc
 import hashlib
+import itertools
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from evergrove.adapters.assists import Assists
 from evergrove.adapters.images import encode_png
@@ -23,11 +30,13 @@ from evergrove.core.conditions import Vocabulary
 from evergrove.core.config import Config, Learn
 from evergrove.core.config import Fog as FogConfig
 from evergrove.core.config import load as load_config
-from evergrove.core.errors import ConfigError, InvalidInput, Unreachable, UsageError
+from evergrove.core.errors import ConfigError, EvergroveError, InvalidInput, Unreachable, UsageError
 from evergrove.core.jobs import Train
 from evergrove.core.ports import Fog
+from evergrove.core.release import sha256_hex
 from evergrove.learn import assist
-from evergrove.learn.adapter_file import adapter_of_bytes
+from evergrove.learn.adapter import blank_adapter
+from evergrove.learn.adapter_file import adapter_bytes, adapter_of_bytes
 from evergrove.learn.trainer import train
 from evergrove.media.packs import read_pack
 from evergrove.rules import trust
@@ -478,3 +487,167 @@ def test_the_answer_is_sealed_for_its_sender_alone(fog: LocalFog, home: Home) ->
     with pytest.raises(InvalidInput, match="another key"):
         open_letter(LETTERS, ANSWER, answer, 64 << 20)
     assert trust.body_of(open_letter(private, ANSWER, answer, 64 << 20))
+
+
+# ---- trusted, many at once -------------------------------------------------------------------------------------------
+
+
+def sealed(work: transport.TrustedWork) -> bytes:
+    """The request that carries the work."""
+    letter = seal_letter(bytes.fromhex(CONFIG.fog.trusted_key)[:32], REQUEST, transport.encode_work(work))
+    return transport.encode(transport.TrustedRequest(work.release, letter))
+
+
+def many(home: Home, *changes: dict[str, Any]) -> tuple[list[bytes], list[bytes]]:
+    """A request for each of the changes, of four steps on four pictures of the device's own, and the key to each
+    one's answer."""
+    requests, keys = [], []
+    vocabulary = home.release.manifest.vocabulary.extend({"emotion": "1"})
+    code = vocabulary.encode({**vocabulary.decode((1, 1, 1, 1, 1)), "emotion": "1"})
+    for d, change in enumerate(changes):
+        private, public = new_key_pair()
+        media = [home.vault.get(record).media for record in home.fresh[d % 5 : d % 5 + 4]]
+        usual = {"strategy": "replay", "steps": 4, "batch": 8, "rate": 5e-3, "seed": d, "vocabulary": vocabulary}
+        shown = tuple(transport.Shown(data, code) for data in media)
+        requests.append(sealed(work_for(home, **usual | {"fresh": shown, "reply_to": public} | change)))
+        keys.append(private)
+    return requests, keys
+
+
+def gathered(fog: LocalFog, requests: list[bytes]) -> list[bytes | Exception]:
+    """The answers to requests that all wait while something else has the fog's place; the first is in no pass with
+    others, for it came when nothing else was there."""
+
+    def ask(request: bytes) -> bytes | Exception:
+        try:
+            return fog.trusted(request)
+        except EvergroveError as fault:
+            return fault
+
+    with ThreadPoolExecutor(len(requests)) as threads:
+        with fog.passes.place:
+            first = threads.submit(ask, requests[0])
+            wait_until(lambda: fog.passes.sizes == [1])
+            others = [threads.submit(ask, request) for request in requests[1:]]
+            wait_until(lambda: fog.passes.n_waiting + sum(other.done() for other in others) == len(others))
+        return [asked.result(timeout=60) for asked in (first, *others)]
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Looks every few milliseconds, for half a minute at most."""
+    end_s = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
+
+
+def opened(request: bytes, key: bytes, answer: bytes | Exception) -> transport.TrustedResult:
+    """What an answer holds, if it is sealed for that key and signed for that request."""
+    assert isinstance(answer, bytes), answer
+    release = open_release("tiny").manifest_hash
+    signer = bytes.fromhex(CONFIG.fog.trusted_key)[32:]
+    expected = trust.Expected("candidate", release, signer, 64 << 20, about=sha256_hex(request))
+    return transport.decode_result(trust.verify(open_letter(key, ANSWER, answer, 64 << 20), expected, NOW_S))
+
+
+def test_alike_requests_that_wait_are_trained_in_one_pass(tmp_path: Path, home: Home) -> None:
+    """Each gets what it would have got alone, to 1e-5 and the rounding of halves: its own, signed for its request."""
+    requests, keys = many(home, {}, {}, {}, {})
+    alone_fog, fog = fog_at(tmp_path / "alone", home.release), fog_at(tmp_path / "together", home.release)
+    alone = [opened(*known, alone_fog.trusted(known[0])) for known in zip(requests, keys, strict=True)]
+    together = [opened(*known) for known in zip(requests, keys, gathered(fog, requests), strict=True)]
+    assert (alone_fog.passes.sizes, fog.passes.sizes) == ([1, 1, 1, 1], [1, 3])
+    assert len(fog._open) == 0  # the networks went with the last request
+    assert together[0].candidate == alone[0].candidate
+    learnt = []
+    for own, one in zip(alone, together, strict=True):
+        mine, its = adapter_of_bytes(own.candidate), adapter_of_bytes(one.candidate)
+        assert (its.vocabulary, its.rank, list(its.rows)) == (mine.vocabulary, mine.rank, list(mine.rows))
+        for name, number in {**mine.b, **mine.rows}.items():
+            torch.testing.assert_close({**its.b, **its.rows}[name], number, atol=1e-5, rtol=2**-10)
+        assert one.steps == own.steps
+        assert one.loss == pytest.approx(own.loss, abs=1e-5)
+        assert one.seconds > 0
+        learnt.append(its)
+    for this, that in itertools.combinations(learnt, 2):
+        assert max(float((b - that.b[name]).abs().max()) for name, b in this.b.items()) > 1e-3
+
+
+def test_one_that_cannot_be_trained_fails_alone(tmp_path: Path, home: Home) -> None:
+    """Malformed ones never join; one whose numbers leave all bounds falls in the pass, and the others have theirs."""
+    parts = assembly.open_parts(home.release)
+    start = blank_adapter(parts.model, parts.basis, home.release.manifest.vocabulary)
+    mad = adapter_bytes(replace(start, b={name: torch.full_like(b, 6e4) for name, b in start.b.items()}))
+    bad = {"fresh": (transport.Shown(b"no picture", (1, 0, 0, 0, 0)),)}
+    requests, keys = many(home, {}, {}, bad, {"parent": mad, "seed": 1}, {"strategy": "magic"}, {})
+    fog = fog_at(tmp_path / "fog", home.release)
+    answers = gathered(fog, requests)
+    assert fog.passes.sizes == [1, 3]
+    for d, reason in ((2, "known format"), (3, "diverged at step 1 "), (4, "unknown strategy")):
+        assert isinstance(answers[d], EvergroveError)
+        assert reason in str(answers[d])
+    for d in (0, 1, 5):
+        alone = opened(requests[d], keys[d], fog.trusted(requests[d]))
+        assert opened(requests[d], keys[d], answers[d]).loss == pytest.approx(alone.loss, abs=1e-5)
+    answers.clear()
+    gc.collect()  # of the test's own making: each error was held by a future
+    with contextlib.suppress(EvergroveError):
+        fog.trusted(requests[3])
+    assert len(fog._open) == 0  # a failure keeps no networks
+
+
+def test_a_pass_that_cannot_begin_spoils_one_alone(tmp_path: Path, home: Home) -> None:
+    """An incumbent that knows more than the candidate shall shows only as training begins: the others have theirs."""
+    plain = {"vocabulary": home.release.manifest.vocabulary, "fresh": work_for(home).fresh}
+    fog = fog_at(tmp_path / "fog", home.release)
+    (first,), (key,) = many(home, {})
+    more = opened(first, key, fog.trusted(first)).candidate
+    requests, keys = many(home, plain, plain, plain | {"parent": more}, plain)
+    answers = gathered(fog_at(tmp_path / "other", home.release), requests)
+    assert isinstance(answers[2], InvalidInput)
+    for d in (0, 1, 3):
+        assert opened(requests[d], keys[d], answers[d]).steps == 4
+
+
+def test_what_is_not_alike_is_trained_apart(tmp_path: Path, home: Home) -> None:
+    """Other steps, an A of its own, or other conditions: in passes of their own, the oldest first; nobody is lost."""
+    names = home.release.manifest.vocabulary
+    changes: list[dict[str, Any]] = [{}, {"steps": 3}, {"strategy": "lora"}, {}, {"strategy": "lora"}, {}, {"steps": 3}]
+    plain = {"vocabulary": names, "fresh": work_for(home).fresh}
+    requests, keys = many(home, *changes, plain)
+    fog = fog_at(tmp_path / "fog", home.release)
+    results = [opened(*known) for known in zip(requests, keys, gathered(fog, requests), strict=True)]
+    assert sorted(fog.passes.sizes) == [1, 1, 1, 1, 2, 2]
+    assert [result.steps for result in results] == [4, 3, 4, 4, 4, 4, 3, 4]
+    own_a = [adapter_of_bytes(result.candidate).a is not None for result in results]
+    assert own_a == [change.get("strategy") == "lora" for change in (*changes, plain)]
+
+
+def test_a_pass_has_no_more_rows_than_fit(tmp_path: Path, home: Home) -> None:
+    """At 48 rows a task two go together; of the least tasks no more than eight."""
+    fog = fog_at(tmp_path / "wide", home.release)
+    requests, _ = many(home, *[{"batch": 48, "strategy": "naive", "steps": 1}] * 4)
+    assert all(isinstance(answer, bytes) for answer in gathered(fog, requests))
+    assert fog.passes.sizes == [1, 2, 1]
+    fog = fog_at(tmp_path / "small", home.release)
+    requests, _ = many(home, *[{"batch": 1, "strategy": "naive", "steps": 1}] * 10)
+    assert all(isinstance(answer, bytes) for answer in gathered(fog, requests))
+    assert fog.passes.sizes == [1, 8, 1]
+
+
+def test_a_fog_that_ends_turns_away_who_waits(tmp_path: Path, home: Home) -> None:
+    """What is being trained is finished; what waits, or comes later, is told at once."""
+    requests, keys = many(home, {}, {})
+    fog = fog_at(tmp_path / "fog", home.release)
+    with ThreadPoolExecutor(2) as threads:
+        with fog.passes.place:
+            first = threads.submit(fog.trusted, requests[0])
+            wait_until(lambda: fog.passes.sizes == [1])
+            second = threads.submit(fog.trusted, requests[1])
+            wait_until(lambda: fog.passes.n_waiting == 1)
+            fog.close()
+            with pytest.raises(Unreachable, match="about to end"):
+                second.result(timeout=30)
+        assert opened(requests[0], keys[0], first.result(timeout=60)).steps == 4
+    with pytest.raises(Unreachable, match="about to end"):
+        fog.trusted(requests[1])

@@ -5,6 +5,7 @@ Files of a release and samples come in; nothing here knows where they were kept.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,15 @@ class Parts:
     def network(self) -> nn.Module:
         """The release alone as one network, frozen."""
         return self.model if self.adapter is None else fuse(self.model, self.basis, self.adapter)
+
+    @cached_property
+    def guide(self) -> nn.Module | None:
+        """Who is asked about old conditions, read when first asked for: the larger network, with the release beside it
+        for what only the fleet knows (None: the release has no larger one, and the incumbent is asked)."""
+        teacher = teacher_of(self.release)
+        if teacher is None or self.adapter is None or not self.adapter.rows:
+            return teacher
+        return Beside(teacher, self.network())
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,7 @@ def task_of(parts: Parts, lesson: Lesson, learn: Learn, assist: Assist | None = 
         recipe=_recipe(learn),
         seed=lesson.seed,
         start=parts.serving(lesson.start),
-        teacher=guide_of(parts) if assist is None else None,
+        teacher=parts.guide if assist is None else None,
         fisher=None if assist is None else assist.fisher,
         points=None if assist is None else assist.points,
         balance=balance(lesson.new.codes, manifest.known),
@@ -161,7 +171,7 @@ def released(parts: Parts, with_teacher: bool) -> Released:
         adapter=parts.adapter,
         codes=np.concatenate((codes, codes_of(fleet_values(manifest, parts.adapter, [codes]), manifest, N_DRAWN))),
         shape=(3, manifest.image_px, manifest.image_px),
-        teacher=guide_of(parts) if with_teacher else None,
+        teacher=parts.guide if with_teacher else None,
         sampler=manifest.sampler,
     )
 
@@ -188,15 +198,6 @@ def pack_of(release: Release, name: str) -> Samples:
 def teacher_of(release: Release) -> nn.Module | None:
     """The release's larger network, None where it has none."""
     return None if release.manifest.teacher is None else load_teacher(release.folder)
-
-
-def guide_of(parts: Parts) -> nn.Module | None:
-    """Who is asked about old conditions: the larger network, with the release beside it for what only the fleet knows
-    (None: the release has no larger one, and the incumbent is asked)."""
-    teacher = teacher_of(parts.release)
-    if teacher is None or parts.adapter is None or not parts.adapter.rows:
-        return teacher
-    return Beside(teacher, parts.network())
 
 
 def rehearsed(parts: Parts, shown: Iterable[NDArray[np.int16]]) -> Samples:

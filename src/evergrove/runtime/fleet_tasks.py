@@ -55,7 +55,7 @@ def reconciled(release: Release, data: bytes, how: Consolidation) -> bytes | Non
     candidate = adapter_of_bytes(data, "the candidate")
     parts, manifest = assembly.open_parts(release), release.manifest
     pictures = assembly.pack_of(release, manifest.rehearsal.name)
-    old = Old(assembly.guide_of(parts) or parts.network(), pictures, assembly.balance(pictures.codes, manifest.known))
+    old = Old(parts.guide or parts.network(), pictures, assembly.balance(pictures.codes, manifest.known))
     values = fleet_values(manifest, candidate, ())
     seed = int(release.manifest_hash[:15], 16)
     new = codes_of(values, manifest, N_TRAJECTORIES, seed)

@@ -1,31 +1,31 @@
 """A whole fog in one process: computes and signs assists, and trains what a device of the same owner hands over.
 
 It is a library: the simulator, tests and a script may use it as they like; the network service stands around it. All
-state is a folder of assists and two private keys. What a trusted request holds is in memory while it is trained (the
-trainer's checkpoints hold weights and the teacher's points only, in a folder that is deleted), and is not kept.
+state is a folder of assists and two private keys. What a trusted request holds is in memory until it is trained (the
+trainer's checkpoints hold weights and the teacher's points only, in a folder that is deleted), and is not kept. What is
+alike and waits at the same time is trained in one pass (``runtime/together``).
 """
 
-import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
-
-import numpy as np
 
 from evergrove.adapters.assists import Assists
 from evergrove.adapters.letters import open_letter, public_of, seal_letter
 from evergrove.adapters.release import Release
 from evergrove.core import transport
 from evergrove.core.config import Learn
-from evergrove.core.errors import EvergroveError, InvalidArtefact, InvalidInput, UsageError
+from evergrove.core.errors import InvalidArtefact, InvalidInput, UsageError
 from evergrove.core.release import sha256_hex
 from evergrove.learn import assist
 from evergrove.learn.adapter import check_fit
 from evergrove.learn.adapter_file import adapter_of_bytes
-from evergrove.learn.trainer import Hooks, train
+from evergrove.learn.strategies import Task
 from evergrove.rules import trust
 from evergrove.runtime import assembly
 from evergrove.runtime.offload import ANSWER, REQUEST
+from evergrove.runtime.together import Passes
 
 VALID_S = 30 * 86_400.0
 """How long an assist's signature holds; the same body is signed anew when half of it is over."""
@@ -36,7 +36,7 @@ RECORDS_MAX, STEPS_MAX, BATCH_MAX, VALUES_MAX = 4096, 20_000, 256, 1024
 
 class LocalFog:
     """A fog for the ``releases`` given. ``signing_key`` (Ed25519) signs all that it gives; ``letter_key`` (X25519)
-    opens trusted requests (None: it takes none). Thread-safe; one training or computation at a time."""
+    opens trusted requests (None: it takes none). Thread-safe; one pass of training or computation at a time."""
 
     def __init__(
         self,
@@ -55,6 +55,10 @@ class LocalFog:
         self._peer = peer
         self._assists = Assists(folder, n_kept=max(4, 2 * len(self._releases)))
         self._lock = threading.Lock()
+        self._preparing = threading.Lock()
+        # A release's networks, the same for all whose requests are here, gone with the last of them.
+        self._open: weakref.WeakValueDictionary[str, assembly.Parts] = weakref.WeakValueDictionary()
+        self.passes = Passes(self._lock)
         self.n_computed = 0
 
     @property
@@ -102,18 +106,24 @@ class LocalFog:
     def trusted(self, request: bytes) -> bytes:
         """Opens a request, trains the very task that the device would have, and answers with the candidate.
 
-        Raises ``InvalidInput`` or ``UsageError`` for a request that is not understood, for another key, or not allowed.
+        Called from several threads at once, it trains what is alike in one pass. Raises ``InvalidInput`` or
+        ``UsageError`` for a request that is not understood, for another key, or not allowed; ``Unreachable`` once the
+        fog is closed.
         """
         message = transport.decode(request)
         if not isinstance(message, transport.TrustedRequest):
             raise InvalidInput(f"a {message.category} was sent to where trusted work is done")
         if self._letter_key is None:
             raise UsageError("this fog takes no trusted work")
-        with self._lock:
-            parts = assembly.open_parts(self._release(message.release))
+        # 1. Checked and prepared, beside what is being trained; one at a time, for the sake of memory.
+        with self._preparing:
+            parts = self._parts(message.release)
             content = open_letter(self._letter_key, REQUEST, message.letter, transport.REQUEST_BYTES_MAX)
             work = transport.decode_work(content)
-            result = _trained(parts, message, work)
+            task = _task(parts, message, work)
+        # 2. Trained, with others where they are alike.
+        result = self.passes.result(task)
+        # 3. Signed for this very request, and sealed for its sender.
         signed = trust.sign(
             self._signing_key,
             "candidate",
@@ -124,16 +134,26 @@ class LocalFog:
         )
         return seal_letter(work.reply_to, ANSWER, signed)
 
+    def close(self) -> None:
+        """Trains nothing more; who waits for it is told."""
+        self.passes.close()
+
+    def _parts(self, name: str) -> assembly.Parts:
+        """Callers hold what they get until their task is trained: who comes meanwhile gets the same objects."""
+        parts = self._open.get(name)
+        if parts is None:
+            parts = self._open[name] = assembly.open_parts(self._release(name))
+        return parts
+
     def _release(self, name: str) -> Release:
         if name not in self._releases:
             raise UsageError(f"this fog does not serve the release {name[:12]}…; it serves {len(self._releases)}")
         return self._releases[name]
 
 
-def _trained(
-    parts: assembly.Parts, message: transport.TrustedRequest, work: transport.TrustedWork
-) -> transport.TrustedResult:
-    """The candidate. Everything in the work is checked first: it is from outside, even where the owner is the same."""
+def _task(parts: assembly.Parts, message: transport.TrustedRequest, work: transport.TrustedWork) -> Task:
+    """What is to be trained. Everything in the work is checked first: it is from outside, even where the owner is the
+    same."""
     _check(parts, message, work)
     n_px, n_factors = parts.release.manifest.image_px, len(work.vocabulary.factors)
     start = None if work.parent is None else adapter_of_bytes(work.parent, "the incumbent that was sent")
@@ -147,12 +167,7 @@ def _trained(
         seed=work.seed,
     )
     learn = Learn(work.strategy, steps=work.steps, batch=work.batch, rate=work.rate, checkpoint_every=work.steps)
-    with tempfile.TemporaryDirectory(prefix="evergrove-fog-") as folder:
-        outcome = train(assembly.task_of(parts, lesson, learn), Path(folder), Hooks())
-        if outcome.candidate is None:
-            raise EvergroveError("the fog's training ended without a candidate")
-        loss = float(np.mean(outcome.losses[-25:]))
-        return transport.TrustedResult(outcome.candidate.read_bytes(), outcome.steps, outcome.seconds, loss)
+    return assembly.task_of(parts, lesson, learn)
 
 
 def _check(parts: assembly.Parts, message: transport.TrustedRequest, work: transport.TrustedWork) -> None:

@@ -100,7 +100,9 @@ class FogApi:
         self.updates = Lane("update", self.limits.updates_max, wait_s, MEASURERS)
         self.store = Lane("store", self.limits.updates_max, wait_s)
         self.sums = Lane("sum", 1, wait_s)
-        self.helps, self.enrolments = Lane("help", places, 3600.0), Lane("enrolment", places, wait_s)
+        # A thread for each place: the helper itself trains one after another, and together what waits and is alike.
+        self.helps = Lane("help", places, 3600.0, places)
+        self.enrolments = Lane("enrolment", places, wait_s)
         self._batches: Batches[Item, Answer] = Batches(self._decide_all)
         self._known: set[str] = set()
         self._follow, self._following = follow, False
