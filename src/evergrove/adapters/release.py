@@ -21,6 +21,8 @@ from evergrove.rules.privacy.clipping import CLIP_MAX, CLIP_MIN
 MANIFEST = "manifest.json"
 MANIFEST_BYTES_MAX = 1 << 20
 FILE_BYTES_MAX = 4 << 30
+_ODD = frozenset("\\\0")
+"""What no file's name holds: another system's separator, and what no system can open."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class Release:
 
     def path_of(self, ref: FileRef) -> Path:
         """Where a file of the release lies. Raises ``InvalidArtefact`` for a name that leaves the folder."""
-        if not ref.name or ref.name in (".", "..") or Path(ref.name).name != ref.name or "\\" in ref.name:
-            raise InvalidArtefact(f"{self.folder}: '{ref.name}' is not the plain name of a file")
+        if ref.name in ("", ".", "..") or Path(ref.name).name != ref.name or not _ODD.isdisjoint(ref.name):
+            raise InvalidArtefact(f"{self.folder}: {ref.name!r} is not the plain name of a file")
         return self.folder / ref.name
 
     def read(self, ref: FileRef) -> bytes:
@@ -90,7 +92,7 @@ def read_manifest(folder: Path) -> Release:
         raise InvalidArtefact(f"{folder}: no {MANIFEST} here; {_known()}") from fault
     except InvalidInput as fault:
         raise InvalidArtefact(str(fault)) from fault
-    except msgspec.MsgspecError as fault:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:  # a stranger's bytes: text too
         raise InvalidArtefact(f"{folder / MANIFEST}: not a manifest: {fault}") from fault
     if manifest.schema != 1:
         raise InvalidArtefact(

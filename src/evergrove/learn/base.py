@@ -71,7 +71,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a release folder. Raises ``InvalidArtefact`` that names the fault."""
     try:
         return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvalidArtefact(f"'{folder / MANIFEST}' is no readable manifest ({error})") from error
 
 
