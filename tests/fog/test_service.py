@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ from fogs import LAYOUT, RELEASE, body, head, plan, vector
 from lines import Line
 
 from evergrove.adapters import certificates as x
+from evergrove.adapters import fog_client
 from evergrove.adapters.authority import CA, DEVICE_VALID_S, Authority
 from evergrove.adapters.fog_client import IDENTITY, KEY, FogClient, connect, enrol
 from evergrove.adapters.outbox import Outbox
@@ -284,6 +286,69 @@ def test_a_slow_body_is_cut_off(tmp_path: Path) -> None:
     assert list((tmp_path / "fog" / "bodies").iterdir()) == []
     client.close()
     line.close()
+
+
+def told(line: Line) -> list[tuple[str, str]]:
+    """Device and reason of every refusal that the fog keeps."""
+    events = [event for _, _, event in line.store.events()]
+    return [(event.device, event.reason) for event in events if isinstance(event, fog.UpdateRefused)]
+
+
+def test_what_never_became_an_update_is_an_event_too(tmp_path: Path) -> None:
+    """Malformed, another message, cut off, too slow: with the device and the reason, in the store and in /metrics."""
+    line = Line(tmp_path, FogWeb(look_s=0.05, read_s_max=0.5))
+    line.open()
+    with closing(line), closing(line.join("a")):
+        send_no_updates(line)
+        assert told(line) == [("a", "malformed")] * 3 + [("a", "timed out"), ("a", "cut off")]
+        with raw(line, "a") as http:
+            metrics = http.get("/metrics").text
+    for outcome, n in (("malformed", 3), ("timed_out", 1), ("cut_off", 1)):
+        assert f'evergrove_fog_updates_total{{outcome="{outcome}"}} {n}' in metrics
+
+
+def send_no_updates(line: Line) -> None:
+    """Three that are none, one that is too slow, one that is cut off; all by device a."""
+    good = transport.frame(head("a", body(1)), body(1))
+    other = transport.encode(transport.AssistRequest(RELEASE))
+    malformed = [bytes(4) + good, (10).to_bytes(4, "little") + bytes(10), len(other).to_bytes(4, "little") + other]
+    for content in malformed:
+        with raw(line, "a") as http:
+            answer = http.post("/v1/updates", content=content)
+            assert answer.status_code == 400
+
+    def slowly() -> Iterator[bytes]:
+        yield good[:600]
+        time.sleep(1.0)
+        yield good[600:]
+
+    with raw(line, "a") as http:
+        assert http.post("/v1/updates", content=slowly()).status_code == 408
+    with raw(line, "a") as http:
+        assert http.post("/v1/updates", content=good[:200]).json()["error"]["code"] == "cut_off"
+
+
+def test_a_stranger_is_counted_and_writes_nothing(line: Line, join: Callable[[str], FogClient]) -> None:
+    """No certificate, or one that has expired on an open line: in /metrics by the reason, not a row in the database."""
+    join("a").terms()
+    with raw(line, "a") as http, raw(line, None) as stranger:
+        assert http.get("/v1/terms").status_code == 200
+        n_events = len(line.store.events())
+        for _ in range(20):
+            assert stranger.post("/v1/updates", content=b"x").status_code == 401
+        line.shift_s = DEVICE_VALID_S + 60
+        assert http.post("/v1/updates", content=b"x").json()["error"]["code"] == "certificate_expired"
+        assert len(line.store.events()) == n_events
+        metrics = stranger.get("/metrics").text
+    assert 'evergrove_fog_strangers_total{reason="certificate_required"} 20' in metrics
+    assert 'evergrove_fog_strangers_total{reason="certificate_expired"} 1' in metrics
+
+
+def test_an_answer_that_is_no_text_is_not_understood() -> None:
+    """Whoever answers for a fog cannot crash a device by bytes that are no UTF-8."""
+    with pytest.raises(InvalidInput, match="not understood"):
+        fog_client._decoded(b'{"fog": "\xff"}', fog.Terms)
+    assert isinstance(fog_client._error(500, b'{"error": {"code": "\xff"}}'), Unreachable)
 
 
 # ---- helping ---------------------------------------------------------------------------------------------------------

@@ -226,7 +226,7 @@ def _error(status: int, data: bytes) -> Exception:
     try:
         problem: Any = msgspec.json.decode(data)["error"]
         code, message = str(problem["code"]), str(problem["message"])
-    except (msgspec.MsgspecError, KeyError, TypeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
         return Unreachable(f"the fog answered with status {status}")
     reason = code.replace("_", " ")
     if reason in _REASONS:
@@ -239,5 +239,5 @@ def _error(status: int, data: bytes) -> Exception:
 def _decoded(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as fault:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
         raise InvalidInput(f"the fog's answer was not understood ({fault}); is it of another version?") from fault

@@ -14,10 +14,10 @@ from evergrove.core.transport import Update
 Reason = Literal[
     "unknown device", "revoked", "closed", "malformed", "wrong format", "wrong names", "wrong dtype", "wrong shape",
     "not finite", "too large", "wrong size", "wrong digest", "wrong base", "wrong generation", "token of another",
-    "token reused", "enormous norm", "too often", "too soon", "budget spent", "busy",
+    "token reused", "enormous norm", "too often", "too soon", "budget spent", "busy", "cut off", "timed out",
 ]  # fmt: skip
 """Why an update is refused: the word that the device is told and the log keeps."""
-RETRY: frozenset[str] = frozenset({"busy", "closed", "too soon"})
+RETRY: frozenset[str] = frozenset({"busy", "closed", "too soon", "cut off", "timed out"})
 """The same update may be sent again later; every other refusal is final for it."""
 
 

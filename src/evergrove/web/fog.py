@@ -23,7 +23,7 @@ from starlette.routing import Route
 from evergrove.adapters.authority import Authority, Enrolled
 from evergrove.adapters.certificates import Peer, Revocations, peer_of
 from evergrove.core import fog, transport
-from evergrove.core.errors import UpdateRefused
+from evergrove.core.errors import InvalidInput, UpdateRefused
 from evergrove.core.ports import Fog
 from evergrove.core.rollout import Mark
 from evergrove.core.sections import FogWeb
@@ -36,7 +36,7 @@ from evergrove.web.guard import LOOPBACK, Guard
 from evergrove.web.lanes import Lane
 from evergrove.web.metrics import CONTENT_TYPE
 from evergrove.web.news import News
-from evergrove.web.updates import Item, receive
+from evergrove.web.updates import Item, receive, unjudged
 
 PEER = "evergrove.peer"
 """The ASGI extension that holds the client's certificate (DER), or None."""
@@ -111,12 +111,20 @@ class FogApi:
     # ---- who is it? --------------------------------------------------------------------------------------------------
 
     async def device(self, request: Request) -> str:
-        """The device that asks. Raises ``Refused`` 401 without a certificate, ``UpdateRefused`` for a revoked one."""
+        """The device that asks. Raises ``Refused`` 401 without a certificate, ``UpdateRefused`` for a revoked one.
+
+        Who shows no certificate that counts is counted in memory alone, and in the log of answers: such a line costs a
+        stranger nothing, so it must not write into the database, nor push out what is kept there. What a device that
+        was let in does is an event: of those the store keeps the newest ``EVENTS_KEPT``, however many come.
+        """
         der = request.scope.get("extensions", {}).get(PEER)
         peer = peer_of(der) if der is not None else None
         if peer is None:
+            self.meter.stranger("certificate required")
             raise Refused(401, "certificate_required", "show the certificate that enrolling gave you", close=True)
         if peer.not_after_s <= self.now_s():
+            self.meter.stranger("certificate expired")
+            log.info("device %s showed a certificate that has expired", peer.device)
             raise Refused(401, "certificate_expired", "the device's certificate has expired; renew it", close=True)
         if self.revocations.revoked(peer, self.now_s()):
             await self._note(peer, fog.DeviceRevoked(peer.device, "on the revocation list"), " revoked")
@@ -146,7 +154,11 @@ class FogApi:
         """``POST /v1/updates``: length, head, body (``transport.frame``); answers with a ``Receipt``."""
         device = await self.device(request)
         with self.updates.admit():
-            item = await receive(request, device, self.service, self.store, self.updates, self.limits.read_s_max)
+            try:
+                item = await receive(request, device, self.service, self.store, self.updates, self.limits.read_s_max)
+            except (Refused, InvalidInput) as fault:
+                await self._refused(unjudged(device, fault))
+                raise
             answer = await self._batches.put(item)
         outcome = answer.reason if isinstance(answer, UpdateRefused) else "repeated" if answer.repeated else "counted"
         self.meter.update(outcome.replace(" ", "_"), item[0].head.n_bytes)
@@ -154,6 +166,11 @@ class FogApi:
         if isinstance(answer, UpdateRefused):
             raise answer
         return json_response(answer)
+
+    async def _refused(self, fact: fog.UpdateRefused | None) -> None:
+        if fact is not None:
+            self.meter.update(fact.reason.replace(" ", "_"), 0)
+            await self.store.run(partial(self.service.feed, fact))
 
     async def _decide_all(self, batch: list[Item]) -> list[Answer]:
         return await self.store.run(partial(self.service.decide, batch))

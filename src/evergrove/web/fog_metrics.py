@@ -18,6 +18,7 @@ class FogMeter:
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.updates: Counter[str] = Counter()
+        self.strangers: Counter[str] = Counter()
         self.n_bytes = 0
 
     def request(self, method: str, path: str, status: int) -> None:
@@ -28,6 +29,10 @@ class FogMeter:
         """One update was counted, repeated, or refused with a reason."""
         self.updates[outcome] += 1
         self.n_bytes += n_bytes
+
+    def stranger(self, reason: str) -> None:
+        """One request was refused before anybody knew, or believed, who asks; it is counted nowhere else."""
+        self.strangers[reason.replace(" ", "_")] += 1
 
     def text(self, state: State, epsilon: float | None, polls: int, lanes: Mapping[str, tuple[int, int]]) -> str:
         """Everything, as text. ``epsilon`` None: no bound; ``polls``: devices that wait for news now."""
@@ -40,6 +45,8 @@ class FogMeter:
         add(lines, "http_requests_total", "counter", "Requests answered.", answered)
         outcomes: list[Sample] = [({"outcome": name}, n) for name, n in sorted(self.updates.items())]
         add(lines, "fog_updates_total", "counter", "Updates answered by this worker, by outcome.", outcomes)
+        strangers: list[Sample] = [({"reason": name}, n) for name, n in sorted(self.strangers.items())]
+        add(lines, "fog_strangers_total", "counter", "Requests without a certificate that counts.", strangers)
         lines += [
             "# HELP evergrove_fog_epsilon_budget Of a generation; +Inf: no noise, no privacy from who reads sums.",
             "# TYPE evergrove_fog_epsilon_budget gauge",

@@ -20,6 +20,8 @@ DRAIN_BYTES_MAX = 4 << 20
 """How much of a body that is not wanted is read past before its connection is closed."""
 Item = tuple[fog.UpdateOffered | fog.UpdateMeasured, str]
 """What the reducer is to decide about, and the body's file ("" for none)."""
+UNJUDGED: dict[str, fog.Reason] = {"malformed": "malformed", "cut_off": "cut off", "timeout": "timed out"}
+"""What never became an update, by the code of its answer."""
 
 
 async def receive(
@@ -33,6 +35,15 @@ async def receive(
         raise Refused(408, "timeout", f"the update was not complete after {read_s_max:g} s", close=True) from fault
     except (ClientDisconnect, StopAsyncIteration) as fault:
         raise Refused(400, "cut_off", "the update was cut off", close=True) from fault
+
+
+def unjudged(device: str, fault: Refused | InvalidInput) -> fog.UpdateRefused | None:
+    """The fact that a device sent what never became an update; None where it was only sent away, to come again.
+
+    The reducer has no part in it: there is no head to decide about.
+    """
+    reason = UNJUDGED.get(fault.code) if isinstance(fault, Refused) else "malformed"
+    return None if reason is None else fog.UpdateRefused(device, reason, str(fault))
 
 
 async def _receive(parts: AsyncIterator[bytes], device: str, service: FogService, store: Lane, measuring: Lane) -> Item:
