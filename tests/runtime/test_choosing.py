@@ -3,13 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+import torch
 from msgspec.structs import replace as replace_learn
 
 from evergrove.adapters.images import encode_png
 from evergrove.adapters.keys import FileKey
-from evergrove.adapters.release import Release, open_release
+from evergrove.adapters.release import MANIFEST, Release, open_release
 from evergrove.adapters.release_write import grow, write_release
 from evergrove.adapters.vault import Vault
 from evergrove.adapters.versions import Versions
@@ -18,10 +20,12 @@ from evergrove.core.conditions import Code
 from evergrove.core.config import Gate, Learn
 from evergrove.core.errors import InvalidArtefact
 from evergrove.core.jobs import Choose, Chosen
+from evergrove.core.release import FileRef, sha256_hex
+from evergrove.learn.basis import basis_bytes
 from evergrove.learn.strategies import EVERGROVE, Recipe, Samples, Task
 from evergrove.rules import gate
 from evergrove.rules.carry import renumbered
-from evergrove.rules.learnt import Learnt, decode, encode
+from evergrove.rules.learnt import Learnt, decode, encode, tensors_of
 from evergrove.runtime import assembly, choosing
 from evergrove.runtime.choosing import choose
 from evergrove.runtime.keeper import Keeper
@@ -229,3 +233,66 @@ def test_a_damaged_release_is_refused(home: Home, grown: Release, tmp_path: Path
     damaged = Release(grown.manifest, copy, grown.manifest_hash)
     with pytest.raises(InvalidArtefact, match="SHA-256 differs"):
         home.choose(damaged, None)
+
+
+# ---- another generation ----------------------------------------------------------------------------------------------
+
+
+def next_generation(tiny: Release, folder: Path, foreign: bool) -> Release:
+    """The tiny release as generation 2: one bit of the base is another, and so is A.
+
+    A spans what it did before, turned; or, ``foreign``, only what it did not: then least squares find nothing again.
+    """
+    folder.mkdir()
+    manifest, rng = tiny.manifest, np.random.default_rng(0)
+    base = bytearray(tiny.read(manifest.base))
+    base[-4] ^= 1
+    new = {}
+    for name, rows in tensors_of(tiny.read(manifest.basis), "A").items():
+        rank, n_in = rows.shape
+        assert n_in >= 2 * rank
+        whole = np.linalg.qr(np.concatenate((rows, rng.standard_normal((rank, n_in)))).T)[0].T
+        turn = np.linalg.qr(rng.standard_normal((rank, rank)))[0]
+        new[name.removesuffix(".A")] = torch.from_numpy(turn @ (whole[rank:] if foreign else whole[:rank])).float()
+    files = {manifest.base.name: bytes(base), manifest.basis.name: basis_bytes(new, sha256_hex(bytes(base)))}
+    refs = {name: FileRef(name, sha256_hex(data), len(data)) for name, data in files.items()}
+    after = replace_learn(
+        manifest, generation=2, version=9, base=refs[manifest.base.name], basis=refs[manifest.basis.name]
+    )
+    for ref in after.files():
+        (folder / ref.name).write_bytes(files[ref.name] if ref.name in files else tiny.read(ref))
+    (folder / MANIFEST).write_bytes(msgspec.json.encode(after))
+    return open_release(folder)
+
+
+@pytest.mark.parametrize(("foreign", "relearn_steps"), [(False, 1), (True, 40)], ids=["carried", "learnt again"])
+def test_across_a_generation_the_better_way_serves(
+    home: Home, tmp_path: Path, foreign: bool, relearn_steps: int
+) -> None:
+    """By least squares at any γ, and learnt again from its own records: both are offered, and the better one is taken.
+
+    Where the new A can say all that was learnt, a single step of learning does not come near; where it can say nothing
+    of it, least squares keep nothing but the word's row, and learning again wins.
+    """
+    first = home.adapter(size=0.0)
+    (learnt,) = [
+        choice
+        for choice in home.choose(home.tiny, first, waiting=False, learn=replace_learn(LEARN, relearn_steps=40)).choices
+        if choice.relearnt
+    ]
+    arriving = next_generation(home.tiny, tmp_path / "next", foreign)
+    learn = replace_learn(LEARN, relearn_steps=relearn_steps)
+    every = home.choose(arriving, learnt.candidate, learnt.candidate, waiting=False, learn=learn).choices
+    assert sorted((choice.gamma, choice.relearnt) for choice in every) == [
+        (0.0, False), (0.25, False), (0.5, False), (1.0, False), (1.0, True),
+    ]  # fmt: skip
+    assert [choice.score for choice in every] == sorted(choice.score for choice in every)
+    manifest = arriving.manifest
+    for choice in every:
+        if choice.candidate is not None:
+            one = home.read(choice.candidate)
+            assert (one.base, one.basis) == (manifest.base.sha256, manifest.basis.sha256), "in the new A's words"
+    home.gate = Gate(items_min=2, delta=9.0, cumulative=9.0, tau=9.0, own=9.0)
+    (taken,) = home.choose(arriving, learnt.candidate, learnt.candidate, waiting=False, learn=learn).choices
+    assert taken == every[0]
+    assert (taken.gamma, taken.relearnt) == (1.0, foreign)
