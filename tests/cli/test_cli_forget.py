@@ -40,6 +40,34 @@ def test_a_condition_is_forgotten_and_the_receipt_says_so(device: Path, evergrov
     assert "What cannot be undone:" in said.out
 
 
+def test_what_lies_in_runs_is_not_of_a_device_and_not_reached(  # type: ignore[no-untyped-def]
+    device: Path, evergrove, picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device's commands write into its folder and where they are told to; demos and benches fill ``runs/``."""
+    here = tmp_path / "here"
+    (here / "runs" / "latest").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    (here / "shown").mkdir()
+    for i in range(4):
+        (here / "shown" / f"{i}.png").write_bytes(encode_png(picture(i % 3, i % 2, 400 + 7 * i)))
+    for words in (
+        ("observe", "shown", "emotion=love", "--device", device),
+        ("generate", "emotion=happy", "--device", device, "--out", "drawn.png", "--seed", 1),
+        ("status", "--device", device),
+        ("audit", device, "--export", "ledger.jsonl"),
+    ):
+        said = evergrove(*words)
+        assert said.code == 0, (words, said.err)
+    said = evergrove("forget", device, "--all", "--yes", "--json")
+    found = {str(path.relative_to(here)) for path in here.rglob("*") if path.is_file()}
+    assert {name for name in found if not name.startswith("shown")} == {"drawn.png", "ledger.jsonl"}
+    unreached = said.json["cannot_be_undone"]
+    assert any("adapters, pictures or ledgers that were taken out of it" in one for one in unreached)
+    (plain,) = (one for one in unreached if "runs/" in one)
+    assert plain.endswith("forgetting does not look there")
+    assert f"  - {plain}" in evergrove("forget", device, "--all", "--yes").out.splitlines()
+
+
 @pytest.mark.parametrize("words", [(), ("--all", "--observation", "x"), ("--condition", "emotion=love", "--all")])
 def test_exactly_one_thing_is_to_be_forgotten(tmp_path: Path, evergrove, words: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
     """Before any device is opened."""

@@ -18,7 +18,8 @@ LEFT = (
     "an update that a fog had received before, and every sum and release that it is in",
     "what was handed to a trusted fog before",
     "remnants in flash: of observations they cannot be opened, the key is gone; adapters were never encrypted",
-    "backups and copies of this folder, and adapters or pictures that were taken out of it",
+    "backups and copies of this folder, and adapters, pictures or ledgers that were taken out of it",
+    "what demos, simulations and benches left in runs/, reports and pictures included: forgetting does not look there",
 )
 """What nobody here can take back."""
 
