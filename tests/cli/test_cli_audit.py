@@ -1,6 +1,7 @@
 """`evergrove audit` of a device, a fog and a cloud, of an exported ledger; each broken once, so that it can fail."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,8 @@ from evergrove.rules.privacy.accounting import epsilon_of
 from evergrove.rules.privacy.blt import Blt
 from evergrove.rules.privacy.ledger import Budget
 from evergrove.rules.privacy.plan import NoisePlan
+from evergrove.runtime import canaries
+from evergrove.runtime.canaries import Attack
 from evergrove.runtime.driver import recover
 from evergrove.runtime.fog_noise import FogNoise, budget_of
 from evergrove.runtime.fog_service import FogService
@@ -253,3 +256,22 @@ def test_the_adapter_of_a_device_that_has_none(device: Path, evergrove) -> None:
     """The release alone gives nothing away."""
     said = evergrove("audit", device, "--empirical")
     assert (said.code, "no personal adapter" in said.err) == (2, True)
+
+
+def test_a_claim_that_the_attack_refutes_ends_with_one(fogs: Path, evergrove, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """A fog's, and that of settings: exit 1, and what was shown against what is claimed; within it, 0."""
+
+    def found(bound: float) -> Callable[..., Attack]:
+        return lambda plan, budget, canaries: Attack(
+            canaries=canaries, guesses=100, correct=97, rounds=20, participations=4, bound=bound, ceiling=9.0,
+            estimate=bound, estimate_error=0.1, claim=1.0, delta=1e-6,
+        )  # fmt: skip
+
+    for bound, code in ((1.01, 1), (0.99, 0)):
+        monkeypatch.setattr(canaries, "attack", found(bound))
+        words = ["--empirical", "--canaries", 500]
+        for said in (evergrove("audit", fogs, *words), evergrove("audit", *words, "--epsilon", 1)):
+            assert said.code == code, said.out
+            assert ("the claim is 1: the noise is weaker than it says" in said.err) == bool(code)
+        for said in (evergrove("audit", fogs, *words, "--json"), evergrove("audit", *words, "--epsilon", 1, "--json")):
+            assert (said.code, len(said.json["faults"])) == (code, code)
