@@ -2,9 +2,11 @@
 
 import base64
 import inspect
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,12 +21,14 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from evergrove.adapters import fog_pass
+from evergrove.adapters.files import Files
 from evergrove.adapters.flower import client_app, server_app
 from evergrove.adapters.flower.link import FlowerFogs
 from evergrove.adapters.flower.port import Answer, Failed, Question
 from evergrove.adapters.flower.records import answer_of_records, answer_to_records, question_to_records
 from evergrove.core.errors import ConfigError, EvergroveError, InvalidInput, Unreachable
 from evergrove.core.sums import NoisedSum, noised_sum
+from evergrove.runtime import flower
 from evergrove.runtime.flower import program
 
 QUESTION = Question("a" * 64, ("b" * 64,), 2.5, 3)
@@ -233,3 +237,25 @@ def test_the_programs_are_there() -> None:
         "flwr-clientapp",
     ):
         assert program(name)
+
+
+def test_no_program_of_flowers_sends_telemetry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the user's environment says, nor asks for updates; by the very switch that Flower looks at."""
+    monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
+    monkeypatch.delenv("FLWR_DISABLE_UPDATE_CHECK", raising=False)
+    cloud = flower.Cloud(tmp_path / "cloud", 1)
+    programs = flower.cloud_programs(cloud, Files(), datetime.now(UTC))
+    authority = tmp_path / "cloud" / "tls" / "ca.pem"
+    programs += flower.fog_programs(flower.Fog(tmp_path / "fog", "north", "here:1", authority, "http://x"), Files())
+    assert [one.name for one in programs] == [
+        "superlink", "superexec", "fleet-door", "supernode-north", "superexec-north",
+    ]  # fmt: skip
+    for one in programs:
+        switches = one.environment["FLWR_TELEMETRY_ENABLED"], one.environment["FLWR_DISABLE_UPDATE_CHECK"]
+        assert switches == ("0", "1"), one.name
+    asked = "from flwr.supercore import telemetry; print(telemetry.FLWR_TELEMETRY_ENABLED)"
+    for environment, says in ((programs[0].environment, "0"), (os.environ, "1")):
+        done = subprocess.run(
+            [sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == says
