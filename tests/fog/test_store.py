@@ -1,12 +1,15 @@
 """One contract over SQLite and PostgreSQL: what is committed stays, counts once, and is what one worker would make."""
 
+import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+import workers
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -14,6 +17,7 @@ from fogs import LAYOUT, body, head, plan, vector
 from numpy.typing import NDArray
 from servers import Postgres
 from sqlalchemy import create_engine, inspect
+from workers import submit
 
 from evergrove.adapters import fog_database
 from evergrove.adapters.fog_database import REVISION, Database, sqlite_url, tables
@@ -21,9 +25,8 @@ from evergrove.adapters.fog_store import FogStore
 from evergrove.core import fog
 from evergrove.core.errors import CorruptState, Unreachable, UpdateRefused, UsageError
 from evergrove.core.fog import Cohort, Receipt
-from evergrove.core.transport import Update
 from evergrove.rules import aggregate, params, tokens
-from evergrove.runtime.fog_service import Answer, FogService, faulty
+from evergrove.runtime.fog_service import Answer, FogService
 
 Open = Callable[[], FogService]
 
@@ -48,21 +51,6 @@ def planned(worker: FogService, *devices: str, **changes: object) -> FogService:
         worker.feed(fog.DeviceEnrolled(device))
     worker.open(plan(**changes), LAYOUT)
     return worker
-
-
-def submit(worker: FogService, device: str, data: bytes, nonce: int = 0, update: Update | None = None) -> Answer:
-    """As the web does it: head, body, decision."""
-    update = update or head(device, data, nonce)
-    if not worker.offer(device, update):
-        return worker.decide([(fog.UpdateOffered(device, update), "")])[0]
-    upload = worker.store.bodies.begin(update.digest, update.n_bytes)
-    try:
-        upload.write(data[:100])
-        upload.write(data[100:])
-    except UpdateRefused as fault:
-        upload.drop()
-        return worker.decide([(faulty(device, update, fault), "")])[0]
-    return worker.decide([worker.measure(device, update, upload)])[0]
 
 
 def total_of(worker: FogService, cohort: Cohort) -> NDArray[np.float32]:
@@ -251,6 +239,27 @@ def test_several_workers_give_the_sums_of_one(opener: Open, tmp_path: Path) -> N
         thread.start()
     for thread in threads:
         thread.join()
+    summed_as_by_one(opener, names, answers)
+    assert files(tmp_path, "bodies") == []
+
+
+def test_several_processes_give_the_sums_of_one(server: Postgres, tmp_path: Path) -> None:
+    """The same by four processes on one PostgreSQL, begun at the same time: no lock of this process helps them."""
+    url, names = server.url(), [f"d{i:02d}" for i in range(40)]
+    store = FogStore(tmp_path / "fog", url)
+    with closing(store):
+        planned(FogService("north", store, lambda: 100.0), *names, cohort=10, cohort_min=1)
+        devices = [(name, i) for i, name in enumerate(names)]
+        shares = [devices[n::2] if n < 2 else devices[3 - n :: 2][::-1] for n in range(4)]
+        done = workers.in_processes(tmp_path / "fog", url, shares)
+        assert len({pid for pid, _ in done} - {os.getpid()}) == 4
+        answers = [answer for _, given in done for answer in given]
+        summed_as_by_one(lambda: FogService("north", store, lambda: 100.0), names, answers)
+    assert files(tmp_path, "bodies") == []
+
+
+def summed_as_by_one(opener: Open, names: list[str], answers: Sequence[object]) -> None:
+    """Each of 40 devices sent its update twice and counts once; four cohorts of ten, each with exactly their sum."""
     assert len(answers) == 80
     receipts = [answer for answer in answers if isinstance(answer, Receipt)]
     assert len(receipts) == 80, [str(answer) for answer in answers if not isinstance(answer, Receipt)]
@@ -268,7 +277,6 @@ def test_several_workers_give_the_sums_of_one(opener: Open, tmp_path: Path) -> N
             (numbers[token] for token in tokens), LAYOUT.n_numbers, worker.store.layout(1)[1]
         ).values
         assert worker.store.read_sum(Cohort(1, number)) == params.encode(alone, LAYOUT, "float32")
-    assert files(tmp_path, "bodies") == []
 
 
 def test_old_events_make_room(opener: Open, monkeypatch: pytest.MonkeyPatch) -> None:
