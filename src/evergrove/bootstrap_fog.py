@@ -78,8 +78,7 @@ class FogPlace:
 class MadeFog:
     """A fog that was put together. ``keys`` are what devices write into their configuration.
 
-    ``door_token`` is the file of the door's token, ``link`` brings what closes up to the cloud, ``helper`` computes for
-    devices.
+    ``door_token`` is the file of the door's token, ``link`` brings what closes up to the cloud.
     """
 
     service: FogService
@@ -90,7 +89,6 @@ class MadeFog:
     door_token: Path | None = None
     link: CloudLink | None = None
     mirror: mirroring.Mirror | None = None
-    helper: "LocalFog | None" = None
 
     async def run(self, bound: socket.socket, ready: Callable[[], None], door: socket.socket | None = None) -> None:
         """Serves until the process is told to stop. ``door``: the socket of the door, where the place has one."""
@@ -107,8 +105,6 @@ class MadeFog:
                 self.link.stop()
             if self.mirror is not None:
                 self.mirror.close()
-            if self.helper is not None:
-                self.helper.close()
             self.service.store.close()
 
     def invite(self, device: str) -> str:
@@ -167,12 +163,12 @@ def open_fog(place: FogPlace, names: Sequence[str], gathering: Gathering, limits
         )  # fmt: skip
         heard = (lambda: None) if link is None else link.heard
         behind = None if door is None else Door(DoorApi(service, api.meter, heard), token, door)
-        return FogServer(api, create_app(api), tls, behind)
+        return FogServer(api, create_app(api), tls, behind, (lambda: None) if helper is None else helper.close)
 
     def tls() -> ssl.SSLContext:
         return x.server_context(ca, place.folder / SERVER, place.folder / SERVER_KEY)
 
-    return MadeFog(service, ca, keys, authority, server, token_file, link, mirror, helper)
+    return MadeFog(service, ca, keys, authority, server, token_file, link, mirror)
 
 
 def gathering_of(words: Sequence[str]) -> Gathering:

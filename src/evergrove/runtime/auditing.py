@@ -16,7 +16,7 @@ from evergrove.adapters.log import Codec, EventLog
 from evergrove.adapters.tuf_repository import Repository
 from evergrove.core import cloud_events, events
 from evergrove.core.config import Config
-from evergrove.core.errors import CorruptState, UsageError
+from evergrove.core.errors import CorruptState, InvalidInput, UsageError
 from evergrove.core.release import Publication
 from evergrove.rules.privacy import books
 from evergrove.rules.privacy import ledger as ledgers
@@ -171,7 +171,7 @@ def audit_cloud(folder: Path) -> Findings:
                 for row in log.replay(log.first_seq - 1):
                     rows.append((row.at_s, row.event))
                     charged = _charged(charged, row.event)
-            except (CorruptState, msgspec.MsgspecError) as fault:
+            except (CorruptState, InvalidInput, msgspec.MsgspecError) as fault:
                 faults.append(str(fault))
     repository = Repository(folder / "repository")
     published: tuple[Publication, ...] = repository.publications() if repository.exists else ()

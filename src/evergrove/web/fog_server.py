@@ -101,7 +101,7 @@ class Door:
 
 
 class FogServer:
-    """The service on one event loop: ``serve`` until ``stop`` is called."""
+    """The service on one event loop: ``serve`` until ``stop`` is called, which also calls ``stopping``, at once."""
 
     def __init__(
         self,
@@ -109,8 +109,9 @@ class FogServer:
         app: ASGIApp,
         tls: Callable[[], ssl.SSLContext],
         door: Door | None = None,
+        stopping: Callable[[], None] = lambda: None,
     ) -> None:
-        self._api, self._door = api, door
+        self._api, self._door, self._stopping = api, door, stopping
         behind = None if door is None else configured(create_door(door.api, door.token), api.limits.drain_s_max)
         self._behind = None if behind is None else Service(behind)
         self._server = Service(
@@ -127,6 +128,7 @@ class FogServer:
         if self._behind is not None:
             self._behind.force_exit, self._behind.should_exit = self._server.force_exit, True
         self._api.news.wake()
+        self._stopping()
 
     async def serve(self, bound: socket.socket, ready: Callable[[], None]) -> None:
         """Serves on a bound socket; ``ready`` is called once it answers."""

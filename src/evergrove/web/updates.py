@@ -20,8 +20,10 @@ DRAIN_BYTES_MAX = 4 << 20
 """How much of a body that is not wanted is read past before its connection is closed."""
 Item = tuple[fog.UpdateOffered | fog.UpdateMeasured, str]
 """What the reducer is to decide about, and the body's file ("" for none)."""
-UNJUDGED: dict[str, fog.Reason] = {"malformed": "malformed", "cut_off": "cut off", "timeout": "timed out"}
-"""What never became an update, by the code of its answer."""
+UNJUDGED: dict[tuple[int, str], fog.Reason] = {
+    (400, "malformed"): "malformed", (400, "cut_off"): "cut off", (408, "timeout"): "timed out",
+}  # fmt: skip
+"""What never became an update, by status and code of its answer: of a fog that was too busy (503) there is no fact."""
 
 
 async def receive(
@@ -42,7 +44,7 @@ def unjudged(device: str, fault: Refused | InvalidInput) -> fog.UpdateRefused | 
 
     The reducer has no part in it: there is no head to decide about.
     """
-    reason = UNJUDGED.get(fault.code) if isinstance(fault, Refused) else "malformed"
+    reason = UNJUDGED.get((fault.status, fault.code)) if isinstance(fault, Refused) else "malformed"
     return None if reason is None else fog.UpdateRefused(device, reason, str(fault))
 
 

@@ -63,16 +63,15 @@ def test_a_round_past_the_lifetime_is_refused_though_its_fog_hands_it_up() -> No
     assert "the budget is 1.3 (δ = 1e-06): the cloud does not take it" in why
 
 
-def test_a_lifetime_is_never_raised_but_may_be_lowered() -> None:
-    """What its devices were promised first holds; a smaller promise holds from then on, a smaller δ too."""
+def test_the_budget_is_what_the_fog_states_and_tells_its_devices() -> None:
+    """As in the fog's own ledger: a lifetime that is raised, and said, holds from then on, and one that is lowered."""
     known = take({}, "7", handed(stream(3), 11))
     n = as_far_as_it_goes(known, "7", stream(4))
     for larger in (Budget(1e-6, 1.0, 50.0), Budget(1e-6, 1.0, None)):
-        assert as_far_as_it_goes(known, "7", stream(4), larger) == n
-        assert take(known, "7", handed(stream(4), 0, larger))["7"].budget == ONE
-    known = take({}, "7", handed(stream(3), 11, Budget(1e-6, 1.0, None)))
-    assert as_far_as_it_goes(known, "7", stream(4), Budget(1e-6, 1.0, None)) == 12
-    assert as_far_as_it_goes(known, "7", stream(4)) == n
+        assert as_far_as_it_goes(known, "7", stream(4), larger) == 12
+        raised = take(known, "7", handed(stream(4), 0, larger))
+        assert raised["7"].budget == larger
+        assert as_far_as_it_goes(raised, "7", stream(4)) == n
 
 
 def test_a_device_that_changes_fogs_is_bounded_by_all_of_them() -> None:

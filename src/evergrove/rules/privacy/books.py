@@ -2,8 +2,10 @@
 
 A fog's own ledger knows its own generations. A device has one home fog a generation and may have had another in each
 before, so a round of a fog is refused here by the sum over all other generations of the *largest* among all fogs, and
-this fog's own of the present one: that is what a device of this fog can have spent, wherever it was. No fog is rid of
-its past by a new name. A fog without noise bounds nothing, says so to its devices, and is in no ledger.
+this fog's own of the present one: that is what a device of this fog can have spent, wherever it was. So in the next
+generation no fog is rid of its past by a new name. The budget is what the fog states with the sum: its devices are told
+the same, and are told when it is raised. A fog without noise bounds nothing, says so to its devices, and is in no
+ledger.
 
 Checked before a sum is taken (``refusal``); booked with the fact that it was (``booked``), which computes no ε.
 """
@@ -16,7 +18,7 @@ from evergrove.core.errors import BudgetSpent
 from evergrove.core.sums import Noise, NoisedSum
 from evergrove.rules.privacy import ledger as ledgers
 from evergrove.rules.privacy import words
-from evergrove.rules.privacy.ledger import Budget, Ledger, Line, Spent
+from evergrove.rules.privacy.ledger import Ledger, Line, Spent
 
 Books = Mapping[str, Ledger]
 
@@ -38,29 +40,26 @@ def refusal(books: Books, fog: str, one: NoisedSum) -> str:
             f"({known.plan.digest[:12]}): clip, noise, limits and denominator are constant in a generation"
         )
     streams = (*_elsewhere(books, plan.generation), known or Spent(plan))
-    held = _held(own.budget, stated)
-    for bounds in (Budget(stated.delta, stated.generation, None), Budget(held.delta, None, held.lifetime)):
-        whole = Ledger(bounds, tuple(sorted(streams, key=lambda s: s.plan.generation)))
-        try:
-            ledgers.charge_through(whole, plan.generation, plan.fog, one.number)
-        except BudgetSpent as fault:
-            return str(fault)
+    whole = Ledger(stated, tuple(sorted(streams, key=lambda s: s.plan.generation)))
+    try:
+        ledgers.charge_through(whole, plan.generation, plan.fog, one.number)
+    except BudgetSpent as fault:
+        return str(fault)
     return ""
 
 
 def booked(books: Books, fog: str, noise: Noise, generation: int, number: int) -> dict[str, Ledger]:
     """The books after a sum with this noise was taken: its round is charged and all before it; again, the same books.
 
-    The budget is that of the generation as the fog states it now, and the smallest lifetime and δ that it ever stated.
+    The budget is the one that the fog stated last.
     """
     plan, stated = words.read(noise, generation, f"{fog}/{generation}/{number}")
-    own = books.get(fog, Ledger(stated))
-    own = msgspec.structs.replace(own, budget=_held(own.budget, stated))
-    return {**books, fog: ledgers.merge(own, Ledger(own.budget, (Spent(plan, number + 1),)))}
+    own = msgspec.structs.replace(books.get(fog, Ledger(stated)), budget=stated)
+    return {**books, fog: ledgers.merge(own, Ledger(stated, (Spent(plan, number + 1),)))}
 
 
 def lines(books: Books) -> tuple[Line, ...]:
-    """Every stream for people, by generation and the cloud's name of its fog, at the δ that the fog is held to.
+    """Every stream for people, by generation and the cloud's name of its fog, at the δ that the fog stated last.
 
     The lifetime's ε is that of a device which was at this fog in this generation, and before at those that spent most.
     """
@@ -72,12 +71,6 @@ def lines(books: Books) -> tuple[Line, ...]:
             whole = Ledger(own.budget, (*sorted(before, key=lambda s: s.plan.generation), spent))
             found.append(msgspec.structs.replace(ledgers.lines(whole)[-1], fog=fog))
     return tuple(sorted(found, key=lambda line: (line.generation, line.fog)))
-
-
-def _held(before: Budget, stated: Budget) -> Budget:
-    """What a fog is held to: it may promise its devices less than before, and cannot take a promise back."""
-    bounds = [bound for bound in (before.lifetime, stated.lifetime) if bound is not None]
-    return Budget(min(before.delta, stated.delta), stated.generation, min(bounds, default=None))
 
 
 def _stream(own: Ledger, generation: int) -> Spent | None:
