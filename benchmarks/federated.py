@@ -86,8 +86,9 @@ def main() -> None:
                 run_all(_among(quoted, only), out, options.device, pool)
                 run_all(_among(plan.local_tuning(), only), out, options.device, pool)
                 run_all(_among(plan.large_trials(), only), out, options.device, pool)
-                agreed = plan.local_work(plan.best_local(lines.read(out)), sizes)
-                agreed += plan.large_work(sizes[-1])
+                chosen = plan.best_local(lines.read(out))
+                agreed = [*plan.local_work(chosen, sizes), *plan.large_work(sizes[-1])]
+                agreed += plan.shared_work(chosen, sizes[-1])
                 local = [(arm, seed) for arm in agreed for seed in range(options.seeds)]
                 run_all(_among(local, only), out, options.device, pool)
     print(tables.page(lines.read(out)))

@@ -113,6 +113,7 @@ def test_no_two_arms_share_a_name_and_the_least_error_is_chosen() -> None:
         for arm, seed in [
             *plan.tuning(), *plan.quoted(chosen, range(2), (20, 100, 400)), *plan.quick(), *plan.large_trials(),
             *((arm, 0) for arm in [*plan.large_work(400), *plan.local_work(plan.AGREED, (20, 100, 400))]),
+            *((arm, 0) for arm in plan.shared_work(plan.AGREED, 400)),
         ]
     ]  # fmt: skip
     assert len(keys) == len(set(keys))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,6 +95,30 @@ def test_the_ledger_reads_what_was_promised(fleet: Fleet, world: World) -> None:
     assert 7.99 < done.epsilon <= 8.0
     assert (done.cohort, done.participations) == (2, 1)
     assert done.moved == pytest.approx(done.noise_norm, rel=0.15)
+
+
+def test_what_is_released_is_the_sum_whatever_devices_learn_from(
+    world: World, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rounds with a share of 0: both learn from the first release, and what both learnt adds up. A half is a
+    half."""
+    seen: list[torch.Tensor] = []
+    learn = Crowd.learn
+
+    def spied(crowd: Crowd, release: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(release.clone())
+        return learn(crowd, release, *rest)
+
+    monkeypatch.setattr(Crowd, "learn", spied)
+    spec = Spec(part=SMALL, local=Local(steps=1, batch=2), rounds=2, clip=100.0, share=0.0)
+    released: list[torch.Tensor] = []
+    federate(world, fleet, spec, 7, told=lambda done, crowd, vector: released.append(vector))
+    start = seen[0]
+    assert torch.equal(seen[1], start)
+    assert float((released[1] - start).norm()) > 1.2 * float((released[0] - start).norm())
+    half = replace(spec, share=0.5)
+    federate(world, fleet, half, 7, told=lambda done, crowd, vector: released.append(vector))
+    torch.testing.assert_close(seen[3] - start, 0.5 * (released[2] - start))
 
 
 def test_no_number_of_rounds_or_length_of_clip_buys_quiet() -> None:

@@ -195,6 +195,18 @@ def local_work(chosen: Spec, sizes: Sequence[int]) -> list[Arm]:
     ]  # fmt: skip
 
 
+def shared_work(chosen: Spec, n: int) -> list[Arm]:
+    """The same where devices learn from four tenths of what the release has moved, with noise and without."""
+    turns = replace(chosen, separation=SEPARATION.get(n, 1), share=0.4)
+    return [
+        Arm(
+            "local", f"local a share of .4 n={n} eps={epsilon or math.inf:g}", "fleet", new_emotions(n),
+            replace(turns, epsilon=epsilon), world="tiny",
+        )
+        for epsilon in (8.0, None)
+    ]  # fmt: skip
+
+
 def new_emotions(n: int) -> FleetPlan:
     """A fleet on the tiny release: looks that it knows, and emotions that it does not."""
     return FleetPlan(n, hairs=())

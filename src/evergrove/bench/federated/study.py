@@ -41,6 +41,8 @@ class Spec:
     into the final one; ``bits`` 8 rounds every update to int8 by chance; ``cool``: the devices' rate falls linearly
     over the second half of the rounds. ``rehearse`` and ``rehearse_last`` are the cloud's own steps on public pictures,
     after each round and at the end, which cost no privacy. ``clips`` False sums what comes, for the attacks alone.
+    ``share``: devices learn from that share of what the release has moved, so that they do not spend their updates on
+    undoing noise, and agree; what is released stays the whole.
     """
 
     part: Part = field(default_factory=Part)
@@ -58,6 +60,7 @@ class Spec:
     rehearse: int = 0
     rehearse_last: int = 0
     rehearse_lr: float = 2e-3
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ def federate(
         for device in who:
             records[device] = participation.taken(records[device], plan.limits, r)
         cool = min(1.0, (spec.rounds - r) / (spec.rounds / 2)) if spec.cool else 1.0
-        learnt = crowd.learn(vector, pictures.of(torch.from_numpy(who).to(world.device)), spec.local, rng, cool)
+        start = vector if spec.share == 1.0 else first + spec.share * (vector - first)
+        learnt = crowd.learn(start, pictures.of(torch.from_numpy(who).to(world.device)), spec.local, rng, cool)
         updates = attack(learnt.cpu().numpy(), who)
         length = np.linalg.norm(updates.astype(np.float64), axis=1)
         norms.append(length)
