@@ -10,7 +10,9 @@ from evergrove.core.conditions import Code
 from evergrove.core.errors import CorruptState
 from evergrove.core.measures import Comparison
 from evergrove.core.rollout import Mark, Policy, Stage
-from evergrove.core.sums import Noise
+
+Noise = dict[str, str | int | float]
+"""A noise plan and its budget in flat words and numbers, as they go up with a sum (``rules/privacy/words``)."""
 
 SCHEMA = 1
 """Version of the encoding; a log of another version is refused."""

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from evergrove.core.cloud_events import Noise
 from evergrove.core.errors import InvalidInput
 from evergrove.core.rollout import DeviceReport
 
@@ -19,7 +20,6 @@ VECTOR_BYTES_MAX = 64 << 20
 NOISE_KEYS_MAX = 32
 COUNTS_MAX, COUNT_MOST = 64, 1 << 62
 WORD_MAX = 256
-Noise = dict[str, str | int | float]
 
 
 class NoisedSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -16,9 +16,9 @@ import numpy as np
 from evergrove.adapters import sealed
 from evergrove.adapters.fog_books import Kept
 from evergrove.core import fog
+from evergrove.core.cloud_events import Noise
 from evergrove.core.errors import BudgetSpent, CorruptState, UsageError
 from evergrove.core.fog import Cohort
-from evergrove.core.sums import Noise
 from evergrove.rules.aggregate import CohortSum
 from evergrove.rules.privacy import ledger as ledgers
 from evergrove.rules.privacy import rounds, words

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 
 import msgspec
 
+from evergrove.core.cloud_events import Noise
 from evergrove.core.errors import BudgetSpent
-from evergrove.core.sums import Noise, NoisedSum
+from evergrove.core.sums import NoisedSum
 from evergrove.rules.privacy import ledger as ledgers
 from evergrove.rules.privacy import words
 from evergrove.rules.privacy.ledger import Ledger, Line, Spent

@@ -6,8 +6,9 @@ by which a plan stays the same for a generation, and computes the noise's size (
 
 import msgspec
 
+from evergrove.core.cloud_events import Noise
 from evergrove.core.errors import EvergroveError, InvalidInput
-from evergrove.core.sums import Noise, NoisedSum
+from evergrove.core.sums import NoisedSum
 from evergrove.rules.privacy.blt import Blt
 from evergrove.rules.privacy.ledger import Budget
 from evergrove.rules.privacy.plan import NoisePlan
