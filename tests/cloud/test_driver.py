@@ -152,12 +152,12 @@ def test_a_sum_that_is_not_of_the_plan_is_refused(
     inbox.close()
 
 
-def noised(fleet: Fleet, number: int, clip: float = fleets.CLIP, rounds: int = 8, lifetime: float = 0.8) -> NoisedSum:
-    """A sum with noise for ε = 1, of a fog that has promised its devices ``lifetime``."""
+def noised(fleet: Fleet, number: int, clip: float = fleets.CLIP, rounds: int = 8) -> NoisedSum:
+    """A sum with noise for ε = 1, of a fog that has promised its devices a lifetime of .8."""
     plan = NoisePlan(1, "north", rounds, 2, 2, COHORT, fleet.layout.n_numbers, clip, calibrate(1.0, 1e-6), Blt())
     return noised_sum(
         fleet.learnt[0], generation=1, base=fleet.layout.base, basis=fleet.layout.basis, n_updates=COHORT,
-        denominator=COHORT, noise=words.words_of(plan, Budget(1e-6, 1.0, lifetime)), number=number,
+        denominator=COHORT, noise=words.words_of(plan, Budget(1e-6, 1.0, 0.8)), number=number,
     )  # fmt: skip
 
 

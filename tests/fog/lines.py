@@ -45,6 +45,7 @@ class Line:
         door = listen("127.0.0.1", 0)
         self.door_url = f"http://127.0.0.1:{door.getsockname()[1]}"
         ready = threading.Event()
+        stopping = parts.pop("stopping", lambda: None)
 
         async def serve() -> None:
             self.loop = asyncio.get_running_loop()
@@ -53,7 +54,7 @@ class Line:
             self.api = FogApi(self.service, revocations, self.now_s, self.limits, news, authority, **parts)
             self.server = FogServer(
                 self.api, create_app(self.api), lambda: server_context(ca / CA, folder / "fog.pem", folder / "fog.key"),
-                Door(DoorApi(self.service, self.api.meter), TOKEN, door),
+                Door(DoorApi(self.service, self.api.meter), TOKEN, door), stopping,
             )  # fmt: skip
             await self.server.serve(self.bound, ready.set)
 

@@ -412,6 +412,31 @@ def test_trusted_requests_reach_the_helper_together(tmp_path: Path) -> None:
     line.close()
 
 
+def test_who_waits_for_help_is_told_at_the_first_word_to_stop(tmp_path: Path) -> None:
+    """Not after the fog has waited for it: an answer in words, to come again, and not a connection that is cut."""
+
+    class Waiting(Helper):
+        """Has others before this one."""
+
+        asked, ended = threading.Event(), threading.Event()
+
+        def trusted(self, request: bytes) -> bytes:
+            self.asked.set()
+            assert self.ended.wait(60), "the fog ends without a word"
+            raise Unreachable("the fog is about to end and trains nothing more; send it again later")
+
+    helper = Waiting()
+    line = Line(tmp_path, helper=helper, trusted=True, stopping=helper.ended.set)
+    client = line.join("a")
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(client.trusted, b"abc")
+        assert helper.asked.wait(20)
+        line.close()
+        with pytest.raises(Unreachable, match="about to end"):
+            answer.result(timeout=20)
+    client.close()
+
+
 def test_a_fog_that_offers_nothing_says_so(tmp_path: Path) -> None:
     """No authority, no helper, no releases."""
     line = Line(tmp_path)
